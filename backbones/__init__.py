@@ -1,1 +1,7 @@
+"""The backbones. Importing this package registers every family with timm; ``timm.create_model(name)`` builds it."""
+
 from __future__ import annotations
+
+from . import mambaout
+
+__all__ = ["mambaout"]

@@ -1,0 +1,52 @@
+"""Names of the token mixers: what makes ``mambaout_{size}_{mixer}`` open to new mixers without a change to the family.
+
+A mixer maps ``(B, H, W, D)`` to ``(B, H, W, D)`` and is built by ``Mixer(dim, device=..., dtype=...)``. Two class
+attributes say what it is: ``kind`` (``convolution``, ``attention``, ``pooling``, ``identity`` or ``scan``) and
+``causal`` (whether a token sees only itself and the tokens before it in row-major order).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+
+Mixer = TypeVar("Mixer", bound=type[nn.Module])
+
+_MIXERS: dict[str, type[nn.Module]] = {}
+
+
+def register_mixer(name: str) -> Callable[[Mixer], Mixer]:
+    """Class decorator: makes a mixer known as ``name``.
+
+    Raises:
+        ValueError: ``name`` is taken.
+    """
+
+    def register(cls: Mixer) -> Mixer:
+        if name in _MIXERS:
+            raise ValueError(f"token mixer {name!r} is already registered by {_MIXERS[name].__qualname__}")
+        _MIXERS[name] = cls
+        return cls
+
+    return register
+
+
+def mixer_class(name: str) -> type[nn.Module]:
+    """The class registered as ``name``.
+
+    Raises:
+        ValueError: no such mixer; the message lists those that exist.
+    """
+    if name not in _MIXERS:
+        near = difflib.get_close_matches(name, _MIXERS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown token mixer {name!r}{hint} (known: {', '.join(sorted(_MIXERS))})")
+    return _MIXERS[name]
+
+
+def list_mixers() -> list[str]:
+    """Registered names, in the order of registration."""
+    return list(_MIXERS)
