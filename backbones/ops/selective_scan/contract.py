@@ -24,8 +24,8 @@ Tensors:
     z           (B, L, E)        gates every route's y, or None
     delta_bias  (K, E)           state dtype, or None
 
-* The state dtype is float64 if any of u, delta, B, C, z is float64, else float32: it is the dtype of all arithmetic, of
-  the state and of every accumulation. u, delta, B, C, z may each have a dtype of their own (float16, bfloat16, float32).
+* The state dtype is float64 if any of u, delta, B, C, z is float64, else float32: it is the dtype of all arithmetic,
+  of the state and of every accumulation. Each of u, delta, B, C, z may have its own dtype (float16, bfloat16, float32).
 * The last axis of u, delta, B, C, z and dy is contiguous for the backends that ask for it (``CONTIGUOUS_LAST``); the
   other strides are free, including 0 (expanded views). A, D, delta_bias are contiguous. Outputs are contiguous.
 
@@ -49,9 +49,9 @@ they were not asked for. dy is (B, L, K, E), any floating dtype; dlast_state is 
 the shape and dtype of its input, or is None where the input is None. Both functions are deterministic, and neither may
 return a tensor that shares memory with an input or with another output.
 
-``forward_merged``, if a backend has it, takes the arguments of ``forward`` and returns y (B, L, E) summed over the
-routes; without it the dispatch sums the float32 y of ``forward``. The backward of a merged scan is ``backward`` with dy
-expanded over K (stride 0).
+The public scans add the routes into one y (B, L, E). ``forward_merged``, if a backend has it, takes the arguments of
+``forward`` and returns that sum; without it the dispatch sums the y of ``forward``, asked for in the state dtype. The
+backward is given dy expanded over K (stride 0).
 """
 
 from __future__ import annotations

@@ -1,0 +1,310 @@
+"""The ``torch`` backend: the scan in plain PyTorch, with an explicit backward, on any device.
+
+The sequence is worked off in chunks. Within one, everything but the recurrence is vectorised over the chunk's steps,
+and a step of the recurrence is one ``addcmul``, so that time grows linearly with L and the largest intermediate
+is one chunk's states (B', CHUNK, K, E, N), where B' is a slice of the batch small enough for the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..cross_scan import route_pixels
+from .contract import CHUNK, num_chunks
+
+CONTIGUOUS_LAST = False
+DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+SLICE_ELEMENTS = 1 << 20  # states of one chunk of one batch slice
+
+
+def unavailable(device: torch.device) -> str | None:
+    """This backend runs wherever PyTorch does."""
+    return None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The arguments of the canonical problem (see :mod:`.contract`) for a slice of the batch."""
+
+    u: torch.Tensor
+    delta: torch.Tensor
+    A: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+    D: torch.Tensor | None
+    z: torch.Tensor | None
+    delta_bias: torch.Tensor | None
+    delta_softplus: bool
+    pixels: torch.Tensor  # (K, L)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.A.dtype
+
+    def at(self, x: torch.Tensor, chunk: slice) -> torch.Tensor:
+        """Rows of ``x`` (B, L, K or 1, ...) that the routes visit in ``chunk`` -> (B, Q, K, ...)."""
+        pixels = self.pixels[:, chunk].t()  # (Q, K)
+        route = torch.arange(pixels.shape[1], device=x.device) if x.shape[2] > 1 else 0
+        return x[:, pixels, route].to(self.dtype)
+
+    def gate(self, chunk: slice) -> torch.Tensor:
+        return self.at(self.z.unsqueeze(2), chunk)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What the recurrence needs over Q steps: u, p, dt (B, Q, K, E); B, C (B, Q, K, G, N); a, x (B, Q, K, E, N)."""
+
+    u: torch.Tensor
+    p: torch.Tensor  # delta + delta_bias
+    dt: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+    a: torch.Tensor  # decay
+    x: torch.Tensor  # input of the state
+
+
+def _load(problem: _Problem, chunk: slice) -> _Chunk:
+    u, p = problem.at(problem.u, chunk), problem.at(problem.delta, chunk)
+    if problem.delta_bias is not None:
+        p = p + problem.delta_bias
+    dt = F.softplus(p) if problem.delta_softplus else p
+    B, C = problem.at(problem.B, chunk), problem.at(problem.C, chunk)
+    a = (dt.unsqueeze(-1) * problem.A).exp_()
+    x = (_grouped(dt * u, B).unsqueeze(-1) * B.unsqueeze(-2)).flatten(3, 4)
+    return _Chunk(u, p, dt, B, C, a, x)
+
+
+def _grouped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(B, Q, K, E, ...) -> (B, Q, K, G, E/G, ...) with the groups of ``like`` (B, Q, K, G, N)."""
+    return x.unflatten(3, (like.shape[3], -1))
+
+
+def _read(h: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Σ_n of states (B, Q, K, E, N) times weights (B, Q, K, G, N) -> (B, Q, K, E)."""
+    return (_grouped(h, weights) @ weights.unsqueeze(-1)).squeeze(-1).flatten(3)
+
+
+def _spread(x: torch.Tensor, h: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Σ over a group's channels of x (B, Q, K, E) times states h (B, Q, K, E, N) -> (B, Q, K, G, N)."""
+    return (_grouped(x, like).unsqueeze(-2) @ _grouped(h, like)).squeeze(-2)
+
+
+def _run(decays: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], h: torch.Tensor) -> torch.Tensor:
+    """h = a·h + x over the steps, each h in place of its x; returns the last."""
+    for a, x in zip(decays, inputs, strict=True):
+        h = torch.addcmul(x, a, h, out=x)
+    return h
+
+
+def _chunks(length: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
+
+
+def _batch_slices(batch: int, A: torch.Tensor) -> Iterator[slice]:
+    size = max(1, SLICE_ELEMENTS // (CHUNK * A.numel()))
+    return (slice(start, start + size) for start in range(0, batch, size))
+
+
+def forward(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    save_checkpoints: bool,
+    out_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See :mod:`.contract`."""
+    batch, length = delta.shape[:2]
+    state = A.new_zeros(batch, *A.shape)  # (B, K, E, N)
+    checkpoints = A.new_empty((batch, num_chunks(length), *A.shape) if save_checkpoints else (0,))
+    y = torch.empty(delta.shape, dtype=out_dtype, device=u.device)
+    pixels = route_pixels(routes, *grid, device=u.device)
+    for part in _batch_slices(batch, A):
+        gate = None if z is None else z[part]
+        problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
+        for c, chunk in enumerate(_chunks(length)):
+            if save_checkpoints:
+                checkpoints[part, c] = state[part]
+            state[part] = _forward_chunk(problem, chunk, state[part], y[part])
+    return y, state, checkpoints.flatten()
+
+
+def _forward_chunk(problem: _Problem, chunk: slice, state: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Writes the chunk's rows of ``y`` (B, L, K, E); returns the state after it."""
+    it = _load(problem, chunk)
+    last = _run(it.a.unbind(1), it.x.unbind(1), state)  # it.x now holds the states
+    out = _read(it.x, it.C)
+    if problem.D is not None:
+        out.addcmul_(it.u, problem.D)
+    if problem.z is not None:
+        out = out * F.silu(problem.gate(chunk))
+    _put(y, problem.pixels[:, chunk], out)
+    return last
+
+
+def _put(target: torch.Tensor, pixels: torch.Tensor, rows: torch.Tensor) -> None:
+    """Writes rows (B, Q, K, ...) of the routes at their pixels (K, Q) of ``target`` (B, L, K, ...)."""
+    target[:, pixels.t(), torch.arange(pixels.shape[0], device=target.device)] = rows.to(target.dtype)
+
+
+def _add(target: torch.Tensor, pixels: torch.Tensor, rows: torch.Tensor) -> None:
+    """Adds rows (B, Q, K, E) at their pixels (K, Q) of ``target`` (B, L, E), which all routes share."""
+    for k in range(pixels.shape[0]):  # one route visits a pixel once: no two summands race
+        target.index_add_(1, pixels[k], rows[:, :, k])
+
+
+def backward(
+    dy: torch.Tensor,
+    dlast_state: torch.Tensor | None,
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    checkpoints: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """See :mod:`.contract`."""
+    batch, length = delta.shape[:2]
+    checkpoints = checkpoints.view(batch, num_chunks(length), *A.shape)
+    pixels = route_pixels(routes, *grid, device=u.device)
+    grads = _Gradients.zeros(u, delta, A, B, C, D, z, delta_bias)
+    for part in _batch_slices(batch, A):
+        gate = None if z is None else z[part]
+        problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
+        carry = A.new_zeros(problem.u.shape[0], *A.shape) if dlast_state is None else dlast_state[part]
+        for c, chunk in reversed(list(enumerate(_chunks(length)))):
+            carry = _backward_chunk(problem, chunk, checkpoints[part, c], dy[part], carry, grads.of(part))
+    return grads.as_inputs(u, delta, B, C, z)
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Accumulators: du and dz in the state dtype where several routes add to them."""
+
+    u: torch.Tensor
+    delta: torch.Tensor
+    A: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+    D: torch.Tensor | None
+    z: torch.Tensor | None
+    delta_bias: torch.Tensor | None
+
+    @classmethod
+    def zeros(
+        cls,
+        u: torch.Tensor,
+        delta: torch.Tensor,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        C: torch.Tensor,
+        D: torch.Tensor | None,
+        z: torch.Tensor | None,
+        delta_bias: torch.Tensor | None,
+    ) -> _Gradients:
+        def contiguous(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(x.shape, dtype=dtype, device=x.device)
+
+        return cls(
+            u=contiguous(u, u.dtype if u.shape[2] == delta.shape[2] else A.dtype),
+            delta=contiguous(delta, delta.dtype),
+            A=torch.zeros_like(A),
+            B=contiguous(B, B.dtype),
+            C=contiguous(C, C.dtype),
+            D=None if D is None else torch.zeros_like(D),
+            z=None if z is None else contiguous(z, A.dtype),
+            delta_bias=None if delta_bias is None else torch.zeros_like(delta_bias),
+        )
+
+    def of(self, part: slice) -> _Gradients:
+        z = None if self.z is None else self.z[part]
+        return _Gradients(
+            self.u[part], self.delta[part], self.A, self.B[part], self.C[part], self.D, z, self.delta_bias
+        )
+
+    def as_inputs(
+        self, u: torch.Tensor, delta: torch.Tensor, B: torch.Tensor, C: torch.Tensor, z: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        dz = None if z is None else self.z.to(z.dtype)
+        return self.u.to(u.dtype), self.delta, self.A, self.B, self.C, self.D, dz, self.delta_bias
+
+
+def _backward_chunk(
+    problem: _Problem,
+    chunk: slice,
+    state: torch.Tensor,
+    dy: torch.Tensor,
+    carry: torch.Tensor,
+    grads: _Gradients,
+) -> torch.Tensor:
+    """Adds the chunk's share to ``grads``.
+
+    Args:
+        problem: the batch slice.
+        chunk: the steps.
+        state: (B, K, E, N), the state before the chunk.
+        dy: (B, L, K, E).
+        carry: (B, K, E, N), dL/dh of the chunk's last state through later steps.
+        grads: accumulators.
+
+    Returns:
+        dL/dh of the state before the chunk.
+    """
+    it, pixels = _load(problem, chunk), problem.pixels[:, chunk]
+    _run(it.a.unbind(1), it.x.unbind(1), state)
+    h = it.x  # (B, Q, K, E, N)
+    g = problem.at(dy, chunk)  # (B, Q, K, E)
+    if problem.z is not None:
+        y = _read(h, it.C)
+        if problem.D is not None:
+            y.addcmul_(it.u, problem.D)
+        z = problem.gate(chunk)
+        s = torch.sigmoid(z)
+        _add(grads.z, pixels, g * y * s * (1 + z * (1 - s)))
+        g = g * z * s
+
+    # dL/dh of every step, last to first: λ_s = g_s·C_s + a_{s+1}·λ_{s+1}
+    lam = (_grouped(g, it.C).unsqueeze(-1) * it.C.unsqueeze(-2)).flatten(3, 4)  # (B, Q, K, E, N)
+    lam[:, -1] += carry
+    _run(it.a.unbind(1)[:0:-1], lam.unbind(1)[-2::-1], lam[:, -1])
+
+    dtu = it.dt * it.u
+    before = torch.cat([state.unsqueeze(1), h[:, :-1]], dim=1)
+    flow = before.mul_(it.a).mul_(lam)  # λ_s·a_s·h_{s-1} = dL/d(log a_s)
+    through_x = _read(lam, it.B)
+    ddt = (flow * problem.A).sum(-1).addcmul_(through_x, it.u)
+    dp = ddt * torch.where(it.p > 20, torch.ones_like(it.p), torch.sigmoid(it.p)) if problem.delta_softplus else ddt
+    du = through_x * it.dt
+    if problem.D is not None:
+        du.addcmul_(g, problem.D)
+        grads.D.add_((g * it.u).sum((0, 1)))
+
+    grads.A.add_(torch.einsum("bqke,bqken->ken", it.dt, flow))
+    _put(grads.B, pixels, _spread(dtu, lam, it.B))
+    _put(grads.C, pixels, _spread(g, h, it.C))
+    _put(grads.delta, pixels, dp)
+    if problem.delta_bias is not None:
+        grads.delta_bias.add_(dp.sum((0, 1)))
+    if grads.u.shape[2] == pixels.shape[0]:
+        _put(grads.u, pixels, du)
+    else:
+        _add(grads.u.squeeze(2), pixels, du)
+    return it.a[:, 0] * lam[:, 0]
