@@ -1,13 +1,16 @@
 """The ``torch`` backend: the scan in plain PyTorch, with an explicit backward, on any device.
 
-The sequence is worked off in chunks. Within one, everything but the recurrence is vectorised over the chunk's steps,
-and a step of the recurrence is one ``addcmul``, so that time grows linearly with L and the largest intermediate
-is one chunk's states (B', CHUNK, K, E, N), where B' is a slice of the batch small enough for the cache.
+The sequence is worked off in spans of a few chunks. Within one, everything but the recurrence is vectorised over the
+span's Q steps, and a step of the recurrence is one ``addcmul``, so that time grows linearly with L. Where a step is too
+small to be worth a call, pieces of the span are walked side by side. The largest intermediate holds one span's states,
+(B', Q, K, E, N): the slice B' of the batch and Q are chosen so that it has at most SPAN_ELEMENTS elements, or B' = 1
+and Q = CHUNK where that is more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +21,8 @@ from .contract import CHUNK, num_chunks
 
 CONTIGUOUS_LAST = False
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-SLICE_ELEMENTS = 1 << 20  # states of one chunk of one batch slice
+SMALL_STATE = 2048  # elements, below which a step costs its call rather than its arithmetic
+SPAN_ELEMENTS = 1 << 18
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -45,18 +49,18 @@ class _Problem:
     def dtype(self) -> torch.dtype:
         return self.A.dtype
 
-    def at(self, x: torch.Tensor, chunk: slice) -> torch.Tensor:
-        """Rows of ``x`` (B, L, K or 1, ...) that the routes visit in ``chunk`` -> (B, Q, K, ...)."""
-        pixels = self.pixels[:, chunk].t()  # (Q, K)
+    def at(self, x: torch.Tensor, span: slice) -> torch.Tensor:
+        """Rows of ``x`` (B, L, K or 1, ...) that the routes visit in ``span`` -> (B, Q, K, ...)."""
+        pixels = self.pixels[:, span].t()  # (Q, K)
         route = torch.arange(pixels.shape[1], device=x.device) if x.shape[2] > 1 else 0
         return x[:, pixels, route].to(self.dtype)
 
-    def gate(self, chunk: slice) -> torch.Tensor:
-        return self.at(self.z.unsqueeze(2), chunk)
+    def gate(self, span: slice) -> torch.Tensor:
+        return self.at(self.z.unsqueeze(2), span)
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _Span:
     """What the recurrence needs over Q steps: u, p, dt (B, Q, K, E); B, C (B, Q, K, G, N); a, x (B, Q, K, E, N)."""
 
     u: torch.Tensor
@@ -68,15 +72,15 @@ class _Chunk:
     x: torch.Tensor  # input of the state
 
 
-def _load(problem: _Problem, chunk: slice) -> _Chunk:
-    u, p = problem.at(problem.u, chunk), problem.at(problem.delta, chunk)
+def _load(problem: _Problem, span: slice) -> _Span:
+    u, p = problem.at(problem.u, span), problem.at(problem.delta, span)
     if problem.delta_bias is not None:
         p = p + problem.delta_bias
     dt = F.softplus(p) if problem.delta_softplus else p
-    B, C = problem.at(problem.B, chunk), problem.at(problem.C, chunk)
+    B, C = problem.at(problem.B, span), problem.at(problem.C, span)
     a = (dt.unsqueeze(-1) * problem.A).exp_()
     x = (_grouped(dt * u, B).unsqueeze(-1) * B.unsqueeze(-2)).flatten(3, 4)
-    return _Chunk(u, p, dt, B, C, a, x)
+    return _Span(u, p, dt, B, C, a, x)
 
 
 def _grouped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -94,20 +98,51 @@ def _spread(x: torch.Tensor, h: torch.Tensor, like: torch.Tensor) -> torch.Tenso
     return (_grouped(x, like).unsqueeze(-2) @ _grouped(h, like)).squeeze(-2)
 
 
-def _run(decays: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], h: torch.Tensor) -> torch.Tensor:
+def _walk(decays: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], h: torch.Tensor) -> torch.Tensor:
     """h = a·h + x over the steps, each h in place of its x; returns the last."""
     for a, x in zip(decays, inputs, strict=True):
         h = torch.addcmul(x, a, h, out=x)
     return h
 
 
-def _chunks(length: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
+def _recur(a: torch.Tensor, x: torch.Tensor, h: torch.Tensor, backwards: bool = False) -> torch.Tensor:
+    """h_s = a_s·h_{s-1} + x_s along axis 1 (h_{s+1} if ``backwards``), in place of ``x``; returns the last state.
+
+    Small states are walked as √Q pieces of √Q steps side by side: once for what each piece adds, once from the state
+    that the pieces before it leave.
+    """
+    order = slice(None, None, -1 if backwards else 1)
+    steps = x.shape[1]
+    if h.numel() >= SMALL_STATE or steps < CHUNK:
+        return _walk(a.unbind(1)[order], x.unbind(1)[order], h)
+    pieces = math.isqrt(steps)
+    body = pieces * (steps // pieces)
+    if backwards:
+        h = _walk(a[:, body:].unbind(1)[order], x[:, body:].unbind(1)[order], h)
+    decays = a[:, :body].unflatten(1, (pieces, -1))  # (B, pieces, steps of one, K, E, N)
+    inputs = x[:, :body].unflatten(1, (pieces, -1))
+    added = torch.zeros_like(inputs[:, :, 0])
+    for a_s, x_s in zip(decays.unbind(2)[order], inputs.unbind(2)[order], strict=True):
+        added = torch.addcmul(x_s, a_s, added)
+    kept = decays.prod(2).clamp_(max=torch.finfo(a.dtype).max)  # an overflow must not turn a zero state into NaN
+    starts = torch.empty_like(added)
+    for start, k, d in zip(starts.unbind(1)[order], kept.unbind(1)[order], added.unbind(1)[order], strict=True):
+        start.copy_(h)
+        h = torch.addcmul(d, k, h)
+    _walk(decays.unbind(2)[order], inputs.unbind(2)[order], starts)
+    if not backwards:
+        h = _walk(a[:, body:].unbind(1), x[:, body:].unbind(1), inputs[:, -1, -1])
+    return h
 
 
-def _batch_slices(batch: int, A: torch.Tensor) -> Iterator[slice]:
-    size = max(1, SLICE_ELEMENTS // (CHUNK * A.numel()))
-    return (slice(start, start + size) for start in range(0, batch, size))
+def _batch_slices(batch: int, A: torch.Tensor) -> list[slice]:
+    size = max(1, SPAN_ELEMENTS // (CHUNK * A.numel()))
+    return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+
+def _spans(length: int, batch: int, A: torch.Tensor) -> list[slice]:
+    size = CHUNK * max(1, SPAN_ELEMENTS // (CHUNK * batch * A.numel()))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def forward(
@@ -128,29 +163,29 @@ def forward(
     """See :mod:`.contract`."""
     batch, length = delta.shape[:2]
     state = A.new_zeros(batch, *A.shape)  # (B, K, E, N)
-    checkpoints = A.new_empty((batch, num_chunks(length), *A.shape) if save_checkpoints else (0,))
+    checkpoints = A.new_zeros((batch, num_chunks(length), *A.shape) if save_checkpoints else (0,))
     y = torch.empty(delta.shape, dtype=out_dtype, device=u.device)
     pixels = route_pixels(routes, *grid, device=u.device)
     for part in _batch_slices(batch, A):
         gate = None if z is None else z[part]
         problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
-        for c, chunk in enumerate(_chunks(length)):
+        for span in _spans(length, part.stop - part.start, A):
             if save_checkpoints:
-                checkpoints[part, c] = state[part]
-            state[part] = _forward_chunk(problem, chunk, state[part], y[part])
+                checkpoints[part, span.start // CHUNK] = state[part]
+            state[part] = _forward_span(problem, span, state[part], y[part])
     return y, state, checkpoints.flatten()
 
 
-def _forward_chunk(problem: _Problem, chunk: slice, state: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Writes the chunk's rows of ``y`` (B, L, K, E); returns the state after it."""
-    it = _load(problem, chunk)
-    last = _run(it.a.unbind(1), it.x.unbind(1), state)  # it.x now holds the states
+def _forward_span(problem: _Problem, span: slice, state: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Writes the span's rows of ``y`` (B, L, K, E); returns the state after it."""
+    it = _load(problem, span)
+    last = _recur(it.a, it.x, state)  # it.x now holds the states
     out = _read(it.x, it.C)
     if problem.D is not None:
         out.addcmul_(it.u, problem.D)
     if problem.z is not None:
-        out = out * F.silu(problem.gate(chunk))
-    _put(y, problem.pixels[:, chunk], out)
+        out = out * F.silu(problem.gate(span))
+    _put(y, problem.pixels[:, span], out)
     return last
 
 
@@ -190,8 +225,9 @@ def backward(
         gate = None if z is None else z[part]
         problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
         carry = A.new_zeros(problem.u.shape[0], *A.shape) if dlast_state is None else dlast_state[part]
-        for c, chunk in reversed(list(enumerate(_chunks(length)))):
-            carry = _backward_chunk(problem, chunk, checkpoints[part, c], dy[part], carry, grads.of(part))
+        for span in reversed(_spans(length, part.stop - part.start, A)):
+            state = checkpoints[part, span.start // CHUNK]
+            carry = _backward_span(problem, span, state, dy[part], carry, grads.of(part))
     return grads.as_inputs(u, delta, B, C, z)
 
 
@@ -247,44 +283,44 @@ class _Gradients:
         return self.u.to(u.dtype), self.delta, self.A, self.B, self.C, self.D, dz, self.delta_bias
 
 
-def _backward_chunk(
+def _backward_span(
     problem: _Problem,
-    chunk: slice,
+    span: slice,
     state: torch.Tensor,
     dy: torch.Tensor,
     carry: torch.Tensor,
     grads: _Gradients,
 ) -> torch.Tensor:
-    """Adds the chunk's share to ``grads``.
+    """Adds the span's share to ``grads``.
 
     Args:
         problem: the batch slice.
-        chunk: the steps.
-        state: (B, K, E, N), the state before the chunk.
+        span: the steps.
+        state: (B, K, E, N), the state before the span.
         dy: (B, L, K, E).
-        carry: (B, K, E, N), dL/dh of the chunk's last state through later steps.
+        carry: (B, K, E, N), dL/dh of the span's last state through later steps.
         grads: accumulators.
 
     Returns:
-        dL/dh of the state before the chunk.
+        dL/dh of the state before the span.
     """
-    it, pixels = _load(problem, chunk), problem.pixels[:, chunk]
-    _run(it.a.unbind(1), it.x.unbind(1), state)
+    it, pixels = _load(problem, span), problem.pixels[:, span]
+    _recur(it.a, it.x, state)
     h = it.x  # (B, Q, K, E, N)
-    g = problem.at(dy, chunk)  # (B, Q, K, E)
+    g = problem.at(dy, span)  # (B, Q, K, E)
     if problem.z is not None:
         y = _read(h, it.C)
         if problem.D is not None:
             y.addcmul_(it.u, problem.D)
-        z = problem.gate(chunk)
+        z = problem.gate(span)
         s = torch.sigmoid(z)
         _add(grads.z, pixels, g * y * s * (1 + z * (1 - s)))
         g = g * z * s
 
     # dL/dh of every step, last to first: λ_s = g_s·C_s + a_{s+1}·λ_{s+1}
     lam = (_grouped(g, it.C).unsqueeze(-1) * it.C.unsqueeze(-2)).flatten(3, 4)  # (B, Q, K, E, N)
-    lam[:, -1] += carry
-    _run(it.a.unbind(1)[:0:-1], lam.unbind(1)[-2::-1], lam[:, -1])
+    after = torch.cat([it.a[:, 1:], torch.ones_like(it.a[:, :1])], dim=1)
+    _recur(after, lam, carry, backwards=True)
 
     dtu = it.dt * it.u
     before = torch.cat([state.unsqueeze(1), h[:, :-1]], dim=1)
