@@ -1,0 +1,272 @@
+"""What timm's own tests/test_models.py asks of a model, asked of every model we register."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import mixerzoo.backbones  # noqa: F401  (registers)
+import pytest
+import timm
+import torch
+from timm.models import FeatureInfo, group_parameters
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+NAMES = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("mixerzoo.")]
+LARGE = 20e6  # parameters above which a forward pass runs on a small image
+
+
+def smallest_of_each_mixer() -> list[str]:
+    """For what depends on the code path alone, not on widths and depths."""
+    return [name for name in NAMES if "_femto_" in name]
+
+
+def shallow(name: str, **kwargs):
+    """The model with one block per stage."""
+    return timm.create_model(name, depths=(1, 1, 1, 1), **kwargs)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def net(request):
+    torch.manual_seed(0)
+    return timm.create_model(request.param).eval()
+
+
+@pytest.fixture
+def own_net(net):
+    """A copy that the test may change."""
+    return copy.deepcopy(net)
+
+
+def image(net, batch: int = 1, side: int | None = None) -> torch.Tensor:
+    if side is None:
+        side = 32 if sum(p.numel() for p in net.parameters()) > LARGE else 224
+    return torch.randn(batch, net.in_chans, side, side)
+
+
+def channel_and_spatial_axes(net) -> tuple[int, tuple[int, int]]:
+    return (3, (1, 2)) if net.output_fmt == "NHWC" else (1, (2, 3))
+
+
+def test_there_are_models():
+    assert {f"mambaout_{size}_gatedcnn" for size in ("femto", "kobe", "tiny", "small", "base")} <= set(NAMES)
+
+
+def test_forward(net):
+    with torch.no_grad():
+        out = net(image(net))
+    assert out.shape == (1, 1000)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_gradient_checkpointing_changes_nothing(name):
+    own_net = shallow(name).train()
+    x = image(own_net, batch=2, side=64)
+    out = own_net(x)
+    out.square().mean().backward()
+    grads = [p.grad.clone() for p in own_net.parameters()]
+    own_net.zero_grad()
+    own_net.set_grad_checkpointing()
+    again = own_net(x)
+    again.square().mean().backward()
+    torch.testing.assert_close(again, out, rtol=1e-4, atol=1e-5)
+    for p, grad in zip(own_net.parameters(), grads, strict=True):
+        torch.testing.assert_close(p.grad, grad, rtol=1e-4, atol=1e-6)
+
+
+def test_backward_reaches_every_parameter(own_net):
+    own_net.train()
+    own_net.reset_classifier(42)
+    out = own_net(image(own_net, batch=2, side=32))
+    assert out.shape == (2, 42)
+    out.mean().backward()
+    for name, p in own_net.named_parameters():
+        assert p.grad is not None, f"no gradient for {name}"
+        assert p.grad.isfinite().all(), f"gradient of {name} is not finite"
+
+
+def test_default_cfg_describes_the_model(net):
+    cfg, state = net.default_cfg, net.state_dict()
+    meta = copy.deepcopy(net).to("meta")
+    x = torch.empty(1, *cfg["input_size"], device="meta")
+    channels, spatial = channel_and_spatial_axes(net)
+
+    features = meta.forward_features(x)
+    assert tuple(features.shape[i] for i in spatial) == cfg["pool_size"]
+    assert features.shape[channels] == net.num_features
+    assert meta.forward_head(features, pre_logits=True).shape == (1, net.head_hidden_size)
+    assert meta.get_classifier().out_features == cfg["num_classes"]
+    meta.reset_classifier(0)
+    assert meta.forward_head(features).shape == (1, net.head_hidden_size)
+    meta.reset_classifier(0, "")
+    unpooled = meta.forward_head(features)
+    assert tuple(unpooled.shape[i] for i in spatial) == cfg["pool_size"]
+    assert f"{cfg['classifier']}.weight" in state
+    assert f"{cfg['first_conv']}.weight" in state
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_constructor_without_classifier(name):
+    x = torch.empty(1, 3, 64, 64, device="meta")
+    pooled = shallow(name, num_classes=0, device="meta")
+    assert pooled(x).shape == (1, pooled.head_hidden_size)
+    assert shallow(name, num_classes=0, global_pool="", device="meta")(x).ndim == 4
+
+
+@pytest.mark.parametrize("in_chans", [1, 4, 6])
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_non_standard_input_channels(name, in_chans):
+    changed = shallow(name, in_chans=in_chans, device="meta")
+    assert changed(torch.empty(2, in_chans, 64, 64, device="meta")).shape == (2, 1000)
+
+
+def test_features_only(net):
+    features = timm.create_model(net.default_cfg["architecture"], features_only=True, device="meta")
+    maps = features(torch.empty(1, 3, 96, 96, device="meta"))
+    assert len(maps) == len(features.feature_info.channels()) >= 4
+    for y, channels, stride in zip(
+        maps, features.feature_info.channels(), features.feature_info.reduction(), strict=True
+    ):
+        assert y.shape == (1, channels, math.ceil(96 / stride), math.ceil(96 / stride))
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_features_only_of_chosen_stages(name):
+    net = shallow(name).eval()
+    features = shallow(name, features_only=True, out_indices=(1, 2)).eval()
+    assert not any(key.startswith(("model.head.", "model.stages.3.")) for key in features.state_dict())
+    features.model.load_state_dict(net.state_dict(), strict=False)
+    x = image(net, side=64)
+    with torch.no_grad():
+        maps = features(x)
+        expected = net.forward_intermediates(x, indices=[1, 2], intermediates_only=True)
+    assert [y.shape[1] for y in maps] == FeatureInfo(net.feature_info, (1, 2)).channels()
+    torch.testing.assert_close(maps, expected)
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_forward_intermediates(name):
+    own_net = shallow(name).eval()
+    channels, spatial = channel_and_spatial_axes(own_net)
+    x = image(own_net, side=64)
+    with torch.no_grad():
+        final, maps = own_net.forward_intermediates(x, output_fmt=own_net.output_fmt)
+        torch.testing.assert_close(final, own_net.forward_features(x), rtol=0, atol=0)
+        assert len(maps) == len(own_net.feature_info) >= 3
+        for y, info in zip(maps, own_net.feature_info, strict=True):
+            assert y.shape[channels] == info["num_chs"]
+            assert y.shape[spatial[0]] == math.ceil(64 / info["reduction"])
+        nchw = own_net.forward_intermediates(x, indices=[0, 2], stop_early=True, intermediates_only=True)
+        torch.testing.assert_close(nchw[1], maps[2].permute(0, 3, 1, 2) if channels == 3 else maps[2])
+    with pytest.raises(ValueError, match="output_fmt"):
+        own_net.forward_intermediates(x, output_fmt="NLC?")
+
+
+def test_prune_intermediate_layers(own_net):
+    x = image(own_net, side=32)
+    with torch.no_grad():
+        before = own_net.forward_intermediates(x, indices=[1], intermediates_only=True)
+        assert own_net.prune_intermediate_layers([1]) == [1]
+        after = own_net.forward_intermediates(x, indices=[1], intermediates_only=True)
+        torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+        assert own_net(x).ndim == 4
+    assert own_net.num_features == own_net.feature_info[1]["num_chs"]
+    assert not isinstance(own_net.get_classifier(), torch.nn.Linear)
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_any_input_size(name):
+    net = shallow(name).eval()
+    with torch.no_grad():
+        for height, width in ((33, 97), (61, 32)):
+            y = net.forward_features(torch.randn(1, 3, height, width))
+            _, spatial = channel_and_spatial_axes(net)
+            assert [y.shape[i] for i in spatial] == [math.ceil(height / 32), math.ceil(width / 32)]
+            assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_parameter_groups(name):
+    net = timm.create_model(name)
+    grouped = group_parameters(net, net.group_matcher())
+    names = [name for members in grouped.values() for name in members]
+    assert sorted(names) == sorted(name for name, _ in net.named_parameters())
+    assert len(group_parameters(net, net.group_matcher(coarse=True))) < len(grouped)
+    groups = param_groups_weight_decay(net, 0.05, no_weight_decay_list=net.no_weight_decay())
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert all((id(p) in decayed) == (p.ndim > 1) for name, p in net.named_parameters() if ".mixer." not in name)
+    scales = [g["lr_scale"] for g in param_groups_layer_decay(net, layer_decay=0.5)]
+    assert max(scales) == 1
+    assert min(scales) == 0.5 ** (len(grouped) - 1)
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript(name):
+    net = shallow(name).eval()
+    script = torch.jit.script(net)
+    x = image(net, side=64)
+    with torch.no_grad():
+        torch.testing.assert_close(script(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_fx(name):
+    net = shallow(name).eval()
+    _, nodes = get_graph_node_names(net)
+    traced = create_feature_extractor(net, eval_return_nodes=[nodes[-1]], train_return_nodes=[nodes[-1]])
+    x = image(net, side=64)
+    with torch.no_grad():
+        assert torch.equal(next(iter(traced(x).values())), net(x))
+
+
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_channels_last_gives_the_same(name):
+    net = shallow(name).eval()
+    x = image(net, batch=2, side=64)
+    with torch.no_grad():
+        expected = net(x)
+        last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_autocast(name, dtype):
+    net = shallow(name)
+    x = image(net, batch=2, side=64)
+    expected = net(x)
+    with torch.autocast("cpu", dtype=dtype):
+        out = net(x)
+        loss = out.float().square().mean()
+    loss.backward()
+    assert out.dtype == dtype
+    assert (out - expected).norm() < 0.05 * expected.norm()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.unpoisoned
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_compile_is_one_graph(name):
+    torch._dynamo.reset()
+    net = shallow(name)
+    x = image(net, batch=2, side=64)
+    net(x).square().mean().backward()
+    expected = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    torch.compile(net, fullgraph=True, backend="aot_eager")(x).square().mean().backward()
+    for p, grad in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.unpoisoned
+@pytest.mark.parametrize("name", smallest_of_each_mixer())
+def test_export_with_any_batch_and_size(name):
+    net = shallow(name).eval()
+    batch, height = torch.export.Dim("batch", min=2), torch.export.Dim("height", min=2, max=64)
+    program = torch.export.export(net, (torch.randn(2, 3, 64, 96),), dynamic_shapes={"x": {0: batch, 2: 32 * height}})
+    x = torch.randn(3, 3, 128, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), net(x), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,64 @@
+"""Reference outputs of the official implementations (tests/data/goldens) and the weights they were computed with.
+
+No weights are stored. Every tensor is a function of its official key and shape, drawn from a generator seeded with the
+key's CRC-32, so that the same rule, applied to the official class, made the outputs and, applied here, makes the input
+of `checkpoint_filter_fn`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parent / "data" / "goldens"
+
+
+def weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One entry of an official state dict, float32 (int64 for counters)."""
+    rng = np.random.RandomState(zlib.crc32(key.encode()))
+    noise = np.asarray(rng.standard_normal(shape), np.float32)
+    leaf = key.rpartition(".")[2]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if leaf.startswith("A") and leaf.endswith(("_log", "_logs")):  # the state matrix: log(1…N) along the states
+        states = np.arange(1, shape[-1] + 1, dtype=np.float32)
+        return (np.log(states) + 0.1 * noise).astype(np.float32)
+    if leaf in ("D", "Ds") or leaf.startswith("D_"):
+        return 1 + 0.1 * noise
+    if leaf.startswith("dt_projs_bias") or ("dt_proj" in key and leaf == "bias"):  # softplus⁻¹ of a step in [1e-3, 0.1]
+        step = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), shape)).astype(np.float32)
+        return (step + np.log(-np.expm1(-step))).astype(np.float32)
+    if leaf == "running_var":
+        return 1 + 0.1 * np.abs(noise)
+    if len(shape) <= 1:
+        return (leaf == "weight") + 0.1 * noise
+    if leaf in ("pos_embed", "cls_token", "position_embeddings", "absolute_pos_embed"):
+        return 0.2 * noise
+    return (noise / np.sqrt(math.prod(shape[1:]))).astype(np.float32)
+
+
+@dataclass
+class Golden:
+    """One stored run of an official model."""
+
+    state_dict: dict[str, torch.Tensor]
+    """Official keys and shapes, filled by `weights`."""
+    image: torch.Tensor
+    """Normalised input (B, 3, H, W)."""
+    outputs: dict[str, torch.Tensor]
+
+
+def load(name: str) -> Golden:
+    """Reads ``tests/data/goldens/{name}.json`` and ``.npz``."""
+    spec = json.loads((FOLDER / f"{name}.json").read_text())
+    state = {key: torch.from_numpy(weights(key, tuple(shape))) for key, shape in spec["state_dict"].items()}
+    image = np.random.RandomState(spec["input"]["seed"]).standard_normal(spec["input"]["shape"]).astype(np.float32)
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        outputs = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    return Golden(state, torch.from_numpy(image), outputs)
