@@ -1,0 +1,92 @@
+"""Any timm or zoo model by name, at any image size, on any device including ``meta``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from .. import backbones  # noqa: F401  (registers our models with timm)
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """``"224"`` or ``"480x640"`` as (H, W) in pixels.
+
+    Raises:
+        ValueError: neither form, or a side of zero.
+    """
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip().lower())
+    if not match:
+        raise ValueError(f"input size: expected H or HxW in pixels such as 224 or 480x640, got {text!r}")
+    height, width = int(match[1]), int(match[2] or match[1])
+    if min(height, width) < 1:
+        raise ValueError(f"input size: expected at least 1 pixel a side, got {text!r}")
+    return height, width
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError, naming close matches, if no model (or pretrained tag) is called ``name``."""
+    architecture = name.partition(".")[0]
+    if timm.is_model(architecture):
+        return
+    near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; `mixerzoo list '*'` names all"
+    raise ValueError(f"unknown model {name!r}{hint}")
+
+
+def default_image_size(name: str) -> tuple[int, int]:
+    """(H, W) in pixels that the model's own pretrained configuration asks for."""
+    check_name(name)
+    cfg = timm.get_pretrained_cfg(name)
+    return tuple(cfg.input_size[1:]) if cfg is not None else (224, 224)
+
+
+def build_model(
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    pretrained: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Builds a timm or zoo model for images of one size, in training mode as constructors leave it.
+
+    Args:
+        name: architecture, optionally with a pretrained tag.
+        image_size: (H, W) in pixels; ``None`` for the model's own. Architectures with a fixed grid (position
+            embeddings, windows) are built for it, the others take any size anyway.
+        device: ``meta`` allocates nothing.
+        pretrained: load weights (from a file or hub, as timm resolves them).
+        kwargs: passed on to the constructor.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    check_name(name)
+    device = torch.device(device)
+    if image_size is not None:
+        try:
+            return _create(name, device, pretrained=pretrained, img_size=image_size, **kwargs)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+        except AssertionError:
+            pass  # a fixed grid that this shape does not fit; some such models still take it as it comes
+    return _create(name, device, pretrained=pretrained, **kwargs)
+
+
+def _create(name: str, device: torch.device, **kwargs: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no-op when.*meta.*")
+        if device.type != "meta":
+            return timm.create_model(name, **kwargs).to(device)
+        try:
+            with device:
+                return timm.create_model(name, **kwargs)
+        except (NotImplementedError, RuntimeError):  # the constructor reads a tensor's values
+            return timm.create_model(name, **kwargs).to(device)
