@@ -7,9 +7,14 @@ from .gated_cnn import GatedCNN
 from .identity import Identity
 from .pool import Pool
 from .registry import list_mixers, mixer_class, register_mixer
+from .s6 import S6, BiS6
+from .ss2d import SS2D
 
 __all__ = [
+    "S6",
+    "SS2D",
     "Attention",
+    "BiS6",
     "CausalAttention",
     "GatedCNN",
     "Identity",

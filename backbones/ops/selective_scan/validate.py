@@ -10,6 +10,7 @@ from ..cross_scan import Route
 
 BACKENDS = ("auto", "triton", "cpu", "torch", "reference", "mamba_ssm")
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ROUTE_CODES = [int(route) for route in Route]  # dynamo cannot iterate over an enum
 
 
 def check_tensors(function: str, tensors: dict[str, torch.Tensor | None]) -> None:
@@ -63,9 +64,8 @@ def check_backend(function: str, backend: str) -> None:
 
 
 def check_routes(function: str, routes: Sequence[int]) -> None:
-    codes = [int(route) for route in Route]
-    if len(routes) == 0 or any(int(route) not in codes for route in routes):
-        raise ValueError(f"{function}: routes must be one or more of {codes} (see Route), got {list(routes)}")
+    if len(routes) == 0 or any(int(route) not in ROUTE_CODES for route in routes):
+        raise ValueError(f"{function}: routes must be one or more of {ROUTE_CODES} (see Route), got {list(routes)}")
 
 
 def check_scan(
