@@ -1,0 +1,411 @@
+"""The report's four pictures, each in a wide and a narrow version (a phone shows the narrow one)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from .theme import LIGHT, STYLE, new_figure
+
+WIDTHS = {"wide": 10.4, "narrow": 4.95}  # inches of 72 SVG units
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "p", "*", "<", ">")
+FLOP_CLASSES = ("linear", "convolution", "attention", "scan", "other")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """ρ of one model over the image side; ``points`` are the task presets, ``formula`` the 6D rule at ``sides``."""
+
+    model: str
+    kind: str
+    marker: str
+    sides: np.ndarray  # (S,) pixels
+    rho: np.ndarray  # (S,)
+    points: Sequence[tuple[float, float]] = ()
+    formula: np.ndarray | None = None  # (S,)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """GMACs of one model at one input size, by class of operation."""
+
+    model: str
+    gmacs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Bubble:
+    """One timed configuration."""
+
+    model: str
+    kind: str
+    marker: str
+    image_size: str
+    gmacs: float
+    images_per_s: float
+    memory_mib: float | None
+    first_size: bool = True
+    hint: str = field(default="", compare=False)
+
+
+def rho_plot(curves: Sequence[Curve], marks: Mapping[str, tuple[int, int]], width: str) -> Figure:
+    """ρ against the image side, log-log, with ρ = 1 and one mark per task; dashed: the 6D formula.
+
+    Args:
+        curves: one per model; those whose ρ is zero everywhere are listed below the axis.
+        marks: name of each task and its (H, W) in pixels; drawn at √(H·W).
+        width: ``wide`` or ``narrow``.
+    """
+    figure = new_figure(WIDTHS[width], 6.3 if width == "wide" else 5.6)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        growing = [curve for curve in curves if curve.rho.max() > 0]
+        _rho_axes(axes, curves, growing, width)
+        for curve in growing:
+            colour = LIGHT[curve.kind]
+            seen = curve.rho > 0
+            axes.plot(curve.sides[seen], curve.rho[seen], color=colour, gid=f"line-{curve.model}", zorder=3)
+            if curve.formula is not None:
+                axes.plot(curve.sides, curve.formula, color=colour, linewidth=1.2, dashes=(4, 3), alpha=0.9, zorder=2.5)
+            if curve.points:
+                x, y = np.array(curve.points).T
+                axes.plot(x, y, curve.marker, color=colour, markersize=6, markeredgecolor=LIGHT["paper"], zorder=4)
+        _task_marks(axes, marks, width)
+        _note_zero(axes, [curve.model for curve in curves if curve.rho.max() == 0], width)
+        if width == "wide":
+            _label_ends(axes, growing)
+    return figure
+
+
+def _rho_axes(axes: Axes, curves: Sequence[Curve], growing: Sequence[Curve], width: str) -> None:
+    low = min((curve.rho[curve.rho > 0].min() for curve in growing), default=0.01)
+    high = max((curve.rho.max() for curve in growing), default=10.0)
+    sides = np.concatenate([curve.sides for curve in curves])
+    axes.set(xscale="log", yscale="log", xlim=(sides.min(), sides.max()))
+    axes.set_ylim(max(low / 1.5, 1e-3), max(high * 1.5, 3))
+    ticks = [side for side in (64, 128, 256, 512, 1024, 2048, 4096) if sides.min() <= side <= sides.max()]
+    axes.set_xticks(ticks, [str(side) for side in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("image side √(H·W), pixels")
+    axes.set_ylabel("ρ = quadratic FLOPs / all others")
+    axes.grid(True, axis="y")
+    axes.axhline(1, color=LIGHT["ink"], linewidth=1.2, zorder=2)
+    left = axes.get_xlim()[0] * 1.04
+    bottom, top = axes.get_ylim()
+    for text, y, valign in (("long: ρ ≥ 1", 1.12, "bottom"), ("mixed", 0.89, "top"), ("short: ρ < 0.1", 0.089, "top")):
+        if bottom < y < top:
+            box = {"facecolor": LIGHT["paper"], "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            axes.text(left, y, text, color=LIGHT["muted"], va=valign, fontsize=10, bbox=box, zorder=5)
+
+
+def _task_marks(axes: Axes, marks: Mapping[str, tuple[int, int]], width: str) -> None:
+    low, high = np.log(axes.get_xlim())
+    shown = {name: math.sqrt(h * w) for name, (h, w) in marks.items() if low < math.log(math.sqrt(h * w)) < high}
+    if not shown:
+        return
+    names = sorted(shown, key=shown.__getitem__)
+    at = np.array([(math.log(shown[name]) - low) / (high - low) for name in names])
+    place = spread(at, 0.034 if width == "wide" else 0.062, 0, 1)
+    for name, x, label_x in zip(names, at, place, strict=True):
+        axes.axvline(shown[name], color=LIGHT["muted"], linewidth=0.8, alpha=0.7, zorder=1)
+        h, w = marks[name]
+        axes.annotate(
+            f"{name} {h}×{w}",
+            xy=(x, 1),
+            xytext=(label_x, 1.035),
+            xycoords="axes fraction",
+            rotation=52 if width == "wide" else 65,
+            rotation_mode="anchor",
+            ha="left",
+            va="bottom",
+            fontsize=10,
+            color=LIGHT["muted"],
+            arrowprops={"arrowstyle": "-", "color": LIGHT["muted"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
+        )
+
+
+def _note_zero(axes: Axes, models: Sequence[str], width: str) -> None:
+    if not models:
+        return
+    if width == "narrow":
+        text = f"ρ = 0 at every size: {len(models)} model{'s' if len(models) > 1 else ''}"
+    else:
+        text = "ρ = 0 at every size: " + ", ".join(models)
+    axes.text(0.985, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=LIGHT["muted"])
+
+
+def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Names to the right of the curves, moved apart where the ends meet."""
+    if not curves:
+        return
+    low, high = np.log(axes.get_ylim())
+    ends = np.array([(math.log(curve.rho[-1]) - low) / (high - low) for curve in curves])
+    for curve, y, label_y in zip(curves, ends, spread(ends, 0.042, 0, 1), strict=True):
+        axes.annotate(
+            curve.model,
+            xy=(1, y),
+            xytext=(1.02, label_y),
+            xycoords="axes fraction",
+            va="center",
+            color=LIGHT[curve.kind],
+            arrowprops={"arrowstyle": "-", "color": LIGHT[curve.kind], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """The closest positions (least squares) in the same order that lie ``gap`` apart, then moved into [low, high]."""
+    order = np.argsort(positions, kind="stable")
+    steps = gap * np.arange(len(positions))
+    pools: list[list[float]] = []  # of [mean, size]: pool-adjacent-violators on the positions less their steps
+    for value in positions[order] - steps:
+        pools.append([float(value), 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (b, n), (a, m) = pools.pop(), pools.pop()
+            pools.append([(a * m + b * n) / (m + n), m + n])
+    out = np.concatenate([np.full(int(size), mean) for mean, size in pools]) + steps
+    out += max(0.0, low - out[0]) - max(0.0, out[-1] - high)
+    placed = np.empty(len(positions))
+    placed[order] = out
+    return placed
+
+
+def flop_plot(panels: Mapping[str, Sequence[Bar]], width: str) -> Figure:
+    """GMACs by class of operation, one panel per input size, one stacked bar per model.
+
+    Args:
+        panels: input size as text, and one bar per model in the same order.
+        width: ``wide`` or ``narrow``.
+    """
+    models = [bar.model for bar in next(iter(panels.values()))]
+    wide = width == "wide"
+    height = (0.36 if wide else 0.5) * len(models) + 0.9
+    figure = new_figure(WIDTHS[width], height if wide else height * len(panels))
+    with matplotlib.rc_context(STYLE):
+        grid = figure.subplots(1 if wide else len(panels), len(panels) if wide else 1, squeeze=False, sharey=wide)
+        for axes, (size, bars) in zip(grid.flat, panels.items(), strict=True):
+            _flop_panel(axes, size, bars, width)
+        if wide:
+            for axes in grid.flat[1:]:
+                axes.tick_params(labelleft=False)
+        for axes in grid.flat[: 1 if wide else None]:  # shared axes are turned once for all
+            axes.invert_yaxis()
+    return figure
+
+
+def _flop_panel(axes: Axes, size: str, bars: Sequence[Bar], width: str) -> None:
+    totals = [sum(bar.gmacs.values()) for bar in bars]
+    left = np.zeros(len(bars))
+    height = 0.62 if width == "wide" else 0.46
+    for name in FLOP_CLASSES:
+        values = np.array([bar.gmacs.get(name, 0.0) for bar in bars])
+        drawn = axes.barh(range(len(bars)), values, left=left, height=height, color=LIGHT[name])
+        for i, patch in enumerate(drawn):
+            patch.set_gid(f"bar-{size}-{i}-{name}")
+        left += values
+    for i, total in enumerate(totals):
+        axes.text(total + max(totals) * 0.015, i, three_digits(total), va="center", fontsize=10)
+    if width == "wide":
+        axes.set_yticks(range(len(bars)), [bar.model for bar in bars])
+    else:  # a column of names would take half of the width
+        axes.set_yticks([])
+        for i, bar in enumerate(bars):
+            axes.text(0, i - 0.33, bar.model, va="bottom", fontsize=10)
+        axes.set_ylim(-0.85, len(bars) - 0.6)
+    axes.set_title(size)
+    axes.set_xlim(0, max(totals) * 1.16)
+    axes.set_xlabel("GMACs per image")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+    axes.grid(True, axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
+
+
+def block_plot(record: Mapping[str, Any], width: str) -> Figure:
+    """The attention's share of a transformer block over the number of tokens: of the FLOPs, and of the time.
+
+    Args:
+        record: from `blocks.sweep_blocks`.
+        width: ``wide`` or ``narrow``.
+    """
+    figure = new_figure(WIDTHS[width], 4.6 if width == "wide" else 4.4)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        lengths = np.array(sorted({row["tokens"] for row in record["rows"]}), dtype=float)
+        axes.set(xscale="log", xlim=(lengths.min(), lengths.max()), ylim=(0, 100))
+        grid = np.geomspace(lengths.min(), lengths.max(), 100)
+        axes.axhline(50, color=LIGHT["ink"], linewidth=1)
+        axes.plot(grid, 100 * grid / (grid + 6 * record["dim"]), color=LIGHT["muted"], dashes=(4, 3), gid="flops")
+        ends = {"FLOPs (exact)": (lengths[-1] / (lengths[-1] + 6 * record["dim"]), LIGHT["muted"])}
+        for name, colour, marker in (("fused", LIGHT["attention"], "o"), ("eager", LIGHT["ink"], "s")):
+            rows = [row for row in record["rows"] if row["attention"] == name]
+            if not rows:
+                continue
+            x = [row["tokens"] for row in rows]
+            low, mid, high = (
+                100 * np.array([row[key] for row in rows]) for key in ("time_share_p10", "time_share", "time_share_p90")
+            )
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(x, mid, color=colour, marker=marker, markersize=5, gid=f"time-{name}")
+            ends[f"time, {name}"] = (mid[-1] / 100, colour)
+        _crossovers(axes, record)
+        _block_axes(axes, ends, width)
+    return figure
+
+
+def _crossovers(axes: Axes, record: Mapping[str, Any]) -> None:
+    found = record["crossover_tokens"]
+    named = [(found["time"][name]["tokens"], colour) for name, colour in (("fused", "attention"), ("eager", "ink"))]
+    low, high = axes.get_xlim()
+    for tokens, colour in [(found["flops"], "muted"), *named]:
+        if tokens and low <= tokens <= high:
+            axes.plot([tokens, tokens], [0, 50], color=LIGHT[colour], linewidth=1, zorder=1)
+            axes.plot([tokens], [50], "D", color=LIGHT[colour], markersize=7, markeredgecolor=LIGHT["paper"], zorder=5)
+
+
+def _block_axes(axes: Axes, ends: Mapping[str, tuple[float, str]], width: str) -> None:
+    low, high = axes.get_xlim()
+    wide = width == "wide"
+    ticks = [n for n in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384) if low <= n <= high][:: 1 if wide else 2]
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(range(0, 101, 25), [f"{n} %" for n in range(0, 101, 25)])
+    axes.grid(True, axis="y")
+    axes.set_xlabel("tokens L (below: image side in pixels at patch 16)" if wide else "tokens L")
+    axes.set_ylabel("share of the attention")
+    if wide:
+        axes.set_xticks(ticks, [f"{n}\n{round(16 * n**0.5)}" for n in ticks])
+        at = np.array([share for share, _ in ends.values()])
+        for (name, (_, colour)), share, y in zip(ends.items(), at, spread(at, 0.055, 0, 1), strict=True):
+            axes.annotate(
+                name,
+                xy=(1, share),
+                xytext=(1.02, y),
+                xycoords="axes fraction",
+                va="center",
+                color=colour,
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
+            )
+
+
+def throughput_plot(bubbles: Sequence[Bubble], width: str) -> Figure:
+    """Images per second against GMACs per image, log-log; the area is peak memory, the diagonals are equal rates.
+
+    Args:
+        bubbles: one per timed configuration.
+        width: ``wide`` or ``narrow``.
+    """
+    figure = new_figure(WIDTHS[width], 5.4 if width == "wide" else 4.9)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        x = np.array([bubble.gmacs for bubble in bubbles])
+        y = np.array([bubble.images_per_s for bubble in bubbles])
+        axes.set(xscale="log", yscale="log", xlim=(x.min() / 1.8, x.max() * 2.4), ylim=(y.min() / 2.2, y.max() * 2.2))
+        _equal_rates(axes, 2 * x * y)
+        for model in dict.fromkeys(bubble.model for bubble in bubbles):
+            mine = [bubble for bubble in bubbles if bubble.model == model]
+            colour = LIGHT[mine[0].kind]
+            axes.plot([b.gmacs for b in mine], [b.images_per_s for b in mine], color=colour, linewidth=1, alpha=0.5)
+        for i, bubble in enumerate(bubbles):
+            _bubble(axes, bubble, f"bubble-{i}", width)
+        _label_bubbles(axes, bubbles, width)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("GMACs per image")
+        axes.set_ylabel("images per second")
+        axes.grid(True)
+    return figure
+
+
+def _equal_rates(axes: Axes, reached: np.ndarray) -> None:
+    """Lines of equal achieved GFLOP/s (2 FLOPs per MAC) around those reached: lower is a worse use of the device."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for rate in (a * 10.0**n for n in range(-2, 7) for a in (1, 2, 5)):
+        if not reached.min() / 2.5 < rate < reached.max() * 2.5:
+            continue
+        axes.plot([left, right], [rate / 2 / left, rate / 2 / right], color=LIGHT["muted"], linewidth=0.8, alpha=0.45)
+        end = (right, rate / 2 / right) if rate / 2 / right > bottom else (rate / 2 / bottom, bottom)
+        if end[1] < top and end[0] > left * 2:
+            style = {"ha": "right", "va": "bottom", "fontsize": 9, "color": LIGHT["muted"]}
+            axes.annotate(f"{rate:g} GFLOP/s", end, (-2, 3), textcoords="offset points", **style)
+
+
+def _bubble(axes: Axes, bubble: Bubble, gid: str, width: str) -> None:
+    area = 40 if bubble.memory_mib is None else max(bubble.memory_mib, 4)
+    collection = axes.scatter(
+        [bubble.gmacs],
+        [bubble.images_per_s],
+        s=area * (1.0 if width == "wide" else 0.6),
+        color=LIGHT[bubble.kind],
+        alpha=0.75 if bubble.first_size else 0.35,
+        edgecolor=LIGHT[bubble.kind],
+        zorder=3,
+    )
+    collection.set_gid(gid)
+    axes.plot(
+        [bubble.gmacs],
+        [bubble.images_per_s],
+        bubble.marker,
+        color=LIGHT["paper"],
+        markeredgecolor=LIGHT["ink"],
+        markersize=5,
+        zorder=4,
+    )
+
+
+def _label_bubbles(axes: Axes, bubbles: Sequence[Bubble], width: str) -> None:
+    """Names beside the first size's bubbles, each where it covers least of the others."""
+    if width == "narrow":
+        return
+    to_pixels = axes.transData.transform
+    centres = [to_pixels((bubble.gmacs, bubble.images_per_s)) for bubble in bubbles]
+    boxes = [(x - 12, y - 12, x + 12, y + 12) for x, y in centres]
+    for bubble, (x, y) in zip(bubbles, centres, strict=True):
+        text = bubble.model if bubble.first_size else ""
+        if not text:
+            continue
+        w, h, away = 6.9 * len(text), 15, 14 + (bubble.memory_mib or 0) ** 0.5 / 2
+        spots = [
+            (x + dx * away + (0 if dx > 0 else -w if dx < 0 else -w / 2), y + dy * away - h / 2, dx, dy)
+            for dx, dy in ((1, 0), (-1, 0), (0, 1.1), (0, -1.1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
+        ]
+        left, bottom, dx, _ = min(spots, key=lambda spot: _cover((spot[0], spot[1], spot[0] + w, spot[1] + h), boxes))
+        boxes.append((left, bottom, left + w, bottom + h))
+        at = axes.transData.inverted().transform(
+            (left if dx > 0 else left + w if dx < 0 else left + w / 2, bottom + h / 2)
+        )
+        axes.text(
+            *at,
+            text,
+            ha="left" if dx > 0 else "right" if dx < 0 else "center",
+            va="center",
+            zorder=5,
+            color=LIGHT["ink"],
+        )
+
+
+def _cover(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> float:
+    """Area of ``box`` that the others cover; each is (left, bottom, right, top)."""
+    return sum(
+        max(0.0, min(box[2], o[2]) - max(box[0], o[0])) * max(0.0, min(box[3], o[3]) - max(box[1], o[1]))
+        for o in others
+    )
+
+
+def three_digits(value: float) -> str:
+    """``0.0123``, ``1.23``, ``12.3``, ``1230``: three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
