@@ -1,0 +1,437 @@
+"""Vision Mamba (Vim): bidirectional Mamba blocks on a sequence of patches with the class token in its middle.
+
+Paper: "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model",
+arXiv 2401.09417. Official code: hustvl/Vim (Apache-2.0). These are exactly the released models
+(``bimambav2 … midclstok_div2``): two directions with their own convolution and SSM, averaged before the output
+projection.
+
+The official model flips the sequence for the second direction and flips its output back. Here both directions are scan
+routes over the same memory, and their convolutions reach left and right; nothing is flipped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, calculate_drop_path_rates, lecun_normal_, resample_abs_pos_embed, trunc_normal_
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import nn
+
+from .mixers.s6 import SelectiveSSM
+from .ops.cross_scan import VIM_ROUTES
+
+__all__ = ["VisionMamba"]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32 of a float32 residual; returns the dtype of its weight."""
+
+    def __init__(self, dim: int, eps: float = 1e-5, **dd: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim, **dd))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(self.weight.dtype)
+
+
+class BidirectionalMamba(nn.Module):
+    """The Vim mixer, ``(B, L, D) -> (B, L, D)`` (paper algorithm 1).
+
+    Args:
+        dim: channels D; the inner width E is twice as wide.
+        d_state: states N per inner channel.
+        d_conv: taps of the causal depthwise convolution.
+    """
+
+    def __init__(self, dim: int, d_state: int = 16, d_conv: int = 4, **dd: Any) -> None:
+        super().__init__()
+        inner = 2 * dim
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, **dd)
+        self.conv1d_b = nn.Conv1d(inner, inner, d_conv, groups=inner, **dd)
+        self.ssm = SelectiveSSM(inner, VIM_ROUTES, d_state, math.ceil(dim / 16), **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, L, E) each
+        L, past = x.shape[1], self.conv1d.kernel_size[0] - 1
+        image = x.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L), channels_last in memory
+        causal = self._conv(image, self.conv1d.weight, self.conv1d.bias)[..., :L]
+        anticausal = self._conv(image, self.conv1d_b.weight.flip(-1), self.conv1d_b.bias)[..., past:]
+        u = F.silu(torch.cat((causal.permute(0, 3, 2, 1), anticausal.permute(0, 3, 2, 1)), dim=2))  # (B, L, K, E)
+        y = self.ssm(u.unsqueeze(1), z.unsqueeze(1)).squeeze(1)  # sum of both directions, gated by silu(z)
+        return self.out_proj(y.to(x.dtype) / 2)
+
+    @staticmethod
+    def _conv(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Depthwise convolution with zeros on both sides; ``weight`` (E, 1, taps)."""
+        return F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, weight.shape[-1] - 1), groups=weight.shape[0])
+
+
+class Block(nn.Module):
+    """Pre-norm residual block on a float32 residual, ``(B, L, D) -> (B, L, D)``."""
+
+    def __init__(self, dim: int, drop_path: float, **dd: Any) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim, **dd)
+        self.mixer = BidirectionalMamba(dim, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, residual: torch.Tensor) -> torch.Tensor:
+        return residual + self.drop_path(self.mixer(self.norm(residual))).float()
+
+
+class PatchEmbed(nn.Module):
+    """Convolution over patches, ``(B, C, H, W) -> (B, h, w, D)``; a stride below the patch size makes them overlap."""
+
+    def __init__(self, patch_size: int, stride: int, in_chans: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+class VisionMamba(nn.Module):
+    """Vim.
+
+    Args:
+        img_size: side(s) in pixels of the images that the position embedding is made for; others are resampled.
+        patch_size: side of a patch in pixels.
+        stride: pixels between patches.
+        embed_dim: channels D.
+        depth: blocks.
+        in_chans: channels of the image.
+        num_classes: classes; 0 gives the pooled features.
+        global_pool: ``token`` (the class token), ``avg`` (mean of the patches) or ``''`` (all tokens).
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0.
+
+    Raises:
+        ValueError: unknown ``global_pool``, or images smaller than a patch.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        stride: int = 16,
+        embed_dim: int = 192,
+        depth: int = 24,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.num_prefix_tokens = 0  # the class token stands in the middle, not in front
+        self.patch_size, self.stride = patch_size, stride
+        self.grid_size = self._grid(*((img_size, img_size) if isinstance(img_size, int) else img_size))
+        self.grad_checkpointing = False
+        self._set_pool(global_pool)
+        self.patch_embed = PatchEmbed(patch_size, stride, in_chans, embed_dim, **dd)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim, **dd))
+        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid_size) + 1, embed_dim, **dd))
+        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        self.layers = nn.Sequential(*[Block(embed_dim, rate, **dd) for rate in rates])
+        self.feature_info = [{"num_chs": embed_dim, "reduction": stride, "module": f"layers.{i}"} for i in range(depth)]
+        self.norm_f = RMSNorm(embed_dim, **dd)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """The official initialisation, with its zero bias of the second direction's steps."""
+        trunc_normal_(self.pos_embed, std=0.02)
+        trunc_normal_(self.cls_token, std=0.02)
+        lecun_normal_(self.patch_embed.proj.weight)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        for block in self.layers:
+            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=math.sqrt(5))
+            block.mixer.out_proj.weight.div_(math.sqrt(len(self.layers)))
+            block.mixer.ssm.dt_bias[1].zero_()
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < self.patch_size:
+            raise ValueError(f"images must be at least {self.patch_size} pixels a side, got {height}×{width}")
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+    def _set_pool(self, global_pool: str) -> None:
+        if global_pool not in ("token", "avg", ""):
+            raise ValueError(f"global_pool must be 'token', 'avg' or '', got {global_pool!r}")
+        self.global_pool = global_pool
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names and patterns of parameters exempt from weight decay."""
+        return {"pos_embed", "cls_token", *(f"*.mixer.ssm.{name}" for name in SelectiveSSM.no_weight_decay)}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning rates: embeddings, each block, final norm with the head."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": r"^layers\.(\d+)" if not coarse else [(r"^layers\.", (0,)), (r"^norm_f", (99999,))],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of storing its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The final linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier; 0 classes removes it."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self._set_pool(global_pool)
+        weight = self.pos_embed
+        self.head = (
+            nn.Linear(self.embed_dim, num_classes, device=weight.device, dtype=weight.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) to tokens (B, M + 1, D) in float32, the class token before the middle patch."""
+        grid = self._grid(x.shape[-2], x.shape[-1])
+        x = self.patch_embed(x).flatten(1, 2)  # (B, M, D)
+        middle = self._middle(self.pos_embed)
+        pos = torch.cat((self.pos_embed[:, :middle], self.pos_embed[:, middle + 1 :]), dim=1)
+        if grid != self.grid_size:
+            pos = resample_abs_pos_embed(pos, list(grid), list(self.grid_size), num_prefix_tokens=0)
+        x = (x + pos).float()
+        cls = (self.cls_token + self.pos_embed[:, middle : middle + 1]).float().expand(x.shape[0], -1, -1)
+        half = x.shape[1] // 2
+        return torch.cat((x[:, :half], cls, x[:, half:]), dim=1)
+
+    @staticmethod
+    def _middle(tokens: torch.Tensor) -> int:
+        """Where the class token stands among M + 1 tokens: behind the first half of the M patches."""
+        return (tokens.shape[1] - 1) // 2
+
+    def _without_cls(self, tokens: torch.Tensor) -> torch.Tensor:
+        middle = self._middle(tokens)
+        return torch.cat((tokens[:, :middle], tokens[:, middle + 1 :]), dim=1)
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        return_prefix_tokens: bool = False,
+    ) -> Any:
+        """Runs the network and collects the outputs of blocks, without the class token.
+
+        Args:
+            x: images (B, C, H, W).
+            indices: the last n blocks if an integer, all if ``None``, else those listed.
+            norm: apply the final norm to them.
+            stop_early: stop after the last block asked for.
+            output_fmt: ``NCHW`` maps (B, D, h, w) or ``NLC`` tokens (B, M, D).
+            intermediates_only: leave out the final features.
+            return_prefix_tokens: pair each map with its class token (B, 1, D).
+
+        Raises:
+            ValueError: unknown ``output_fmt``.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be NCHW or NLC, got {output_fmt!r}")
+        take, last = feature_take_indices(len(self.layers), indices)
+        grid = self._grid(x.shape[-2], x.shape[-1])
+        x = self._embed(x)
+        intermediates = []
+        for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
+            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+            if i in take:
+                tokens = self.norm_f(x) if norm else x
+                patches = self._without_cls(tokens)
+                if output_fmt == "NCHW":
+                    patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)
+                middle = self._middle(tokens)
+                intermediates.append((patches, tokens[:, middle : middle + 1]) if return_prefix_tokens else patches)
+        return intermediates if intermediates_only else (self.norm_f(x), intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops the blocks behind the last one asked for, and on request the final norm and the head."""
+        take, last = feature_take_indices(len(self.layers), indices)
+        self.layers = self.layers[: last + 1]
+        if prune_norm:
+            self.norm_f = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W) -> (B, M + 1, D)``: all tokens after the final norm, the class token in the middle."""
+        x = self._embed(x)
+        for block in self.layers:
+            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+        return self.norm_f(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """``(B, M + 1, D) -> (B, num_classes)``."""
+        if self.global_pool == "token":
+            x = x[:, self._middle(x)]
+        elif self.global_pool == "avg":
+            x = self._without_cls(x).mean(1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+_STACKED = {  # our tensor: the official keys of the two directions
+    "ssm.x_proj_weight": ("x_proj.weight", "x_proj_b.weight"),
+    "ssm.dt_proj_weight": ("dt_proj.weight", "dt_proj_b.weight"),
+    "ssm.dt_bias": ("dt_proj.bias", "dt_proj_b.bias"),
+    "ssm.A_log": ("A_log", "A_b_log"),
+    "ssm.D": ("D", "D_b"),
+}
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: VisionMamba) -> dict[str, torch.Tensor]:
+    """Turns the official checkpoints into our layout (both directions stacked); ours passes unchanged.
+
+    Args:
+        state_dict: the file's content; ``model`` and ``state_dict`` wrappers are opened. The published accuracy is
+            that of ``model``, not of the ``model_ema`` beside it.
+        model: the network to load into; position embeddings of another grid are resampled for it.
+
+    Raises:
+        ValueError: the keys are not those of a Vim checkpoint.
+    """
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state_dict.get(wrapper), dict):
+            state_dict = state_dict[wrapper]
+    if "patch_embed.proj.weight" not in state_dict or not any(".mixer." in key for key in state_dict):
+        some = ", ".join(list(state_dict)[:3]) or "nothing"
+        raise ValueError(
+            "not a Vim checkpoint: expected keys such as 'patch_embed.proj.weight' and 'layers.0.mixer.A_log', "
+            f"found {some}"
+        )
+    out = dict(state_dict)
+    for key in state_dict:
+        if not key.endswith(".mixer.A_log"):
+            continue
+        mixer = key.removesuffix("A_log")
+        for ours, official in _STACKED.items():
+            if all(mixer + name in out for name in official):
+                out[mixer + ours] = torch.stack([out.pop(mixer + name) for name in official])
+    if "pos_embed" in out and out["pos_embed"].shape[1:] != model.pos_embed.shape[1:]:
+        out["pos_embed"] = _resample_pos_embed(out["pos_embed"], model)
+    return out
+
+
+def _resample_pos_embed(pos: torch.Tensor, model: VisionMamba) -> torch.Tensor:
+    """Position embeddings (1, M + 1, D) of a square grid for the model's grid, the class token in the middle."""
+    middle = model._middle(pos)
+    side = math.isqrt(pos.shape[1] - 1)
+    if side * side != pos.shape[1] - 1 or pos.shape[2] != model.embed_dim:
+        return pos  # the strict load names it
+    patches = torch.cat((pos[:, :middle], pos[:, middle + 1 :]), dim=1)
+    patches = resample_abs_pos_embed(patches, list(model.grid_size), [side, side], num_prefix_tokens=0)
+    half = patches.shape[1] // 2
+    return torch.cat((patches[:, :half], pos[:, middle : middle + 1], patches[:, half:]), dim=1)
+
+
+def _cfg(hub_id: str = "", filename: str = "", **kwargs: Any) -> dict[str, Any]:
+    return {
+        **({"hf_hub_id": hub_id, "hf_hub_filename": filename} if hub_id else {}),
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "paper_ids": "arXiv:2401.09417",
+        "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model",
+        "origin_url": "https://github.com/hustvl/Vim",
+        "license": "apache-2.0",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vim_tiny_patch16_224.midclstok_in1k": _cfg("hustvl/Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth"),
+        "vim_small_patch16_224.midclstok_in1k": _cfg("hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth"),
+        "vim_base_patch16_224.midclstok_in1k": _cfg("hustvl/Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth"),
+        "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": _cfg(
+            "hustvl/Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth"
+        ),
+        "vim_small_patch16_stride8_224.midclstok_ft_in1k": _cfg(
+            "hustvl/Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth"
+        ),
+    }
+)
+
+
+def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(
+        VisionMamba,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+@register_model
+def vim_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Vim-Ti, 7.1 M parameters."""
+    return _create_vim("vim_tiny_patch16_224", pretrained, **{"embed_dim": 192, **kwargs})
+
+
+@register_model
+def vim_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Vim-S, 25.8 M parameters."""
+    return _create_vim("vim_small_patch16_224", pretrained, **{"embed_dim": 384, **kwargs})
+
+
+@register_model
+def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Vim-B, 97.6 M parameters."""
+    return _create_vim("vim_base_patch16_224", pretrained, **{"embed_dim": 768, **kwargs})
+
+
+@register_model
+def vim_tiny_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Vim-Ti fine-tuned on overlapping patches (stride 8, 730 tokens)."""
+    return _create_vim("vim_tiny_patch16_stride8_224", pretrained, **{"embed_dim": 192, "stride": 8, **kwargs})
+
+
+@register_model
+def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Vim-S fine-tuned on overlapping patches (stride 8, 730 tokens)."""
+    return _create_vim("vim_small_patch16_stride8_224", pretrained, **{"embed_dim": 384, "stride": 8, **kwargs})
