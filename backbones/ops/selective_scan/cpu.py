@@ -1,13 +1,239 @@
-"""The ``cpu`` backend: the C kernel of ``scan_cpu.c``, called through ctypes."""
+"""The ``cpu`` backend: the C kernel of ``scan_cpu.c``, called through ctypes.
+
+The file is compiled when the package is installed; it needs neither Python's nor PyTorch's headers. Importing torch
+first matters: the kernel then shares torch's OpenMP runtime.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib.util
+from ctypes import c_int, c_int64, c_void_p
+
 import torch
+
+from .contract import checkpoint_numel
 
 CONTIGUOUS_LAST = False
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+LANES = 32  # channels of one tile, as in scan_cpu.c
+_DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_SUFFIXES = {torch.float32: "float", torch.float64: "double"}
+_EXTENSION = f"{__package__}._scan_cpu"
+
+
+class _Tensor(ctypes.Structure):
+    """``tensor`` of scan_cpu.c: strides in elements."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        *((name, c_int64) for name in ("dtype", "batch", "step", "route", "group", "lane")),
+    )
+
+
+class _Problem(ctypes.Structure):
+    """``problem`` of scan_cpu.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("batch", "length", "routes", "channels", "states", "groups")),
+        *((name, c_int64) for name in ("height", "width", "softplus", "threads", "slices")),
+        ("codes", ctypes.POINTER(c_int64)),
+        *((name, _Tensor) for name in ("u", "delta", "B", "C", "z", "dy")),
+        *((name, c_void_p) for name in ("A", "D", "delta_bias", "dlast_state")),
+        *((name, _Tensor) for name in ("y", "du", "ddelta", "dz")),
+        *((name, c_void_p) for name in ("last_state", "checkpoints", "dA", "dD", "ddelta_bias", "dB", "dC")),
+    )
+
+
+@functools.cache
+def _kernels() -> ctypes.CDLL | None:
+    """The compiled library, or None if it was not built."""
+    spec = importlib.util.find_spec(_EXTENSION)
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    for suffix in _SUFFIXES.values():
+        for name in ("scan_forward", "scan_backward"):
+            kernel = getattr(library, f"{name}_{suffix}")
+            kernel.argtypes, kernel.restype = (ctypes.POINTER(_Problem),), c_int
+        kernel = getattr(library, f"scan_reduce_{suffix}")
+        kernel.argtypes, kernel.restype = (c_void_p, c_void_p, *(c_int64,) * 4), None
+    return library
 
 
 def unavailable(device: torch.device) -> str | None:
     """Why the kernel cannot run on ``device``, and what would mend it; None if it can."""
-    return "the C kernel was not built; install a C compiler and reinstall mixerzoo"
+    if device.type != "cpu":
+        return f"it needs CPU tensors, got {device}; use backend='auto'"
+    if _kernels() is None:
+        return "its C kernel was not built; install a C compiler with OpenMP (gcc) and reinstall mixerzoo"
+    return None
+
+
+def _run(name: str, dtype: torch.dtype, problem: _Problem) -> None:
+    if getattr(_kernels(), f"{name}_{_SUFFIXES[dtype]}")(ctypes.byref(problem)):
+        raise MemoryError(f"{name}: no memory for {problem.states} states of {LANES} channels per thread")
+
+
+def _pointer(x: torch.Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _activation(x: torch.Tensor) -> _Tensor:
+    """u, delta, dy, y or a gradient of one of them, (B, L, K or 1, E)."""
+    batch, step, route, lane = x.stride()
+    return _Tensor(x.data_ptr(), _DTYPE_CODES[x.dtype], batch, step, route if x.shape[2] > 1 else 0, 0, lane)
+
+
+def _gate(z: torch.Tensor | None) -> _Tensor:
+    """z or dz (B, L, E)."""
+    return _Tensor() if z is None else _activation(z.unsqueeze(2))
+
+
+def _weights(x: torch.Tensor) -> _Tensor:
+    """B or C (B, L, K, G, N)."""
+    return _Tensor(x.data_ptr(), _DTYPE_CODES[x.dtype], *x.stride())
+
+
+def _problem(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+) -> _Problem:
+    """Sizes and inputs; the caller adds what is written."""
+    batch, length, K, channels = delta.shape
+    return _Problem(
+        batch=batch,
+        length=length,
+        routes=K,
+        channels=channels,
+        states=A.shape[2],
+        groups=B.shape[3],
+        height=grid[0],
+        width=grid[1],
+        softplus=delta_softplus,
+        threads=torch.get_num_threads(),
+        codes=(c_int64 * K)(*routes),
+        u=_activation(u),
+        delta=_activation(delta),
+        B=_weights(B),
+        C=_weights(C),
+        z=_gate(z),
+        A=A.data_ptr(),
+        D=_pointer(D),
+        delta_bias=_pointer(delta_bias),
+    )
+
+
+def forward(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    save_checkpoints: bool,
+    out_dtype: torch.dtype,
+    merge: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See :mod:`.contract`; with ``merge`` the y of all routes are added to one, (B, L, 1, E)."""
+    batch, length, K, channels = delta.shape
+    sums = merge and K > 1
+    y = torch.empty((batch, length, 1 if merge else K, channels), dtype=A.dtype if sums else out_dtype)
+    last_state = A.new_empty((batch, *A.shape))
+    checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
+    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, routes, grid)
+    problem.y = _activation(y)
+    problem.last_state = last_state.data_ptr()
+    problem.checkpoints = checkpoints.data_ptr() if save_checkpoints else None
+    _run("scan_forward", A.dtype, problem)
+    return y.to(out_dtype), last_state, checkpoints
+
+
+def forward_merged(*args: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See :mod:`.contract`."""
+    y, last_state, checkpoints = forward(*args, merge=True)
+    return y.squeeze(2), last_state, checkpoints
+
+
+def _slices(groups: int, channels: int, states: int, batch: int) -> int:
+    """Parts of a group's channels with a dB and dC of their own.
+
+    Enough for parallel work at small batches, few enough that the partials stay small beside the activations. Never a
+    function of the number of threads: the partials are added in a fixed order, and this choice fixes the summands.
+    """
+    per_group = channels // groups
+    tiles = -(-per_group // LANES)
+    return min(tiles, max(4, per_group // (4 * states)), -(-64 // (batch * groups)))
+
+
+def _reduce(parts: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Sums axis 0, in order; nothing to do for a single part of the right dtype."""
+    if parts.shape[0] == 1 and parts.dtype == dtype:
+        return parts.view(shape)
+    total = torch.empty(shape, dtype=dtype)
+    reduce = getattr(_kernels(), f"scan_reduce_{_SUFFIXES[parts.dtype]}")
+    sizes = (parts.shape[0], total.numel(), torch.get_num_threads())
+    reduce(parts.data_ptr(), total.data_ptr(), _DTYPE_CODES[dtype], *sizes)
+    return total
+
+
+def backward(
+    dy: torch.Tensor,
+    dlast_state: torch.Tensor | None,
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    checkpoints: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """See :mod:`.contract`."""
+    batch, _, K, channels = delta.shape
+    shared = K > 1 and u.shape[2] == 1
+    du = torch.empty(u.shape, dtype=A.dtype if shared else u.dtype)
+    ddelta = torch.empty(delta.shape, dtype=delta.dtype)
+    dz = None if z is None else torch.empty(z.shape, dtype=A.dtype if K > 1 else z.dtype)
+    slices = _slices(B.shape[3], channels, A.shape[2], max(batch, 1))
+    dB, dC = A.new_empty((slices, *B.shape)), A.new_empty((slices, *B.shape))
+    dA, dD, dbias = (None if x is None else A.new_empty((batch, *x.shape)) for x in (A, D, delta_bias))
+    dlast_state = None if dlast_state is None else dlast_state.to(A.dtype).contiguous()
+
+    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, routes, grid)
+    problem.slices = slices
+    problem.dy, problem.dlast_state = _activation(dy), _pointer(dlast_state)
+    problem.du, problem.ddelta, problem.dz = _activation(du), _activation(ddelta), _gate(dz)
+    problem.checkpoints = checkpoints.data_ptr()
+    problem.dA, problem.dD, problem.ddelta_bias = _pointer(dA), _pointer(dD), _pointer(dbias)
+    problem.dB, problem.dC = dB.data_ptr(), dC.data_ptr()
+    _run("scan_backward", A.dtype, problem)
+    return (
+        du.to(u.dtype),
+        ddelta,
+        _reduce(dA, A.shape, A.dtype),
+        _reduce(dB, B.shape, B.dtype),
+        _reduce(dC, C.shape, C.dtype),
+        None if D is None else _reduce(dD, D.shape, D.dtype),
+        None if z is None else dz.to(z.dtype),
+        None if delta_bias is None else _reduce(dbias, delta_bias.shape, delta_bias.dtype),
+    )
