@@ -26,7 +26,7 @@ from . import fingerprint
 from .children import CaseRunner, Child
 from .flops import count
 from .models import build_model, check_name, default_image_size
-from .rows import Case, ResultFile, Row, open_results
+from .rows import Case, ResultFile, Row, open_results, question
 from .significance import median_interval, noise_verdict, percentile, spread, thirds_drift
 
 __all__ = ["Case", "Event", "Row", "run_sweep"]
@@ -195,16 +195,11 @@ def forward_gmacs(model: str, image_size: tuple[int, int]) -> float | None:
         return None  # an uncounted operator need not keep a model from being timed; a wrong size the child reports
 
 
-def _question(case: Case) -> tuple:
-    """What cases must share to be worth comparing."""
-    return case.image_size, case.batch, case.mode, case.scenario, case.device
-
-
 def _blocks(cases: Iterable[Case]) -> list[list[Case]]:
     """Cases by question, in order of appearance, at most ``MAX_TOGETHER`` in one block."""
     groups: dict[tuple, list[Case]] = {}
     for case in cases:
-        groups.setdefault(_question(case), []).append(case)
+        groups.setdefault(question(case), []).append(case)
     return [group[i : i + MAX_TOGETHER] for group in groups.values() for i in range(0, len(group), MAX_TOGETHER)]
 
 

@@ -88,6 +88,11 @@ class Case:
         return " ".join(parts)
 
 
+def question(case: Case) -> tuple:
+    """What two cases must share to be worth comparing: image size, batch, mode, scenario and device."""
+    return case.image_size, case.batch, case.mode, case.scenario, case.device
+
+
 @dataclass
 class Row:
     """One result: a case, how it ended, and what was measured. Times are per step (one batch), in milliseconds.
