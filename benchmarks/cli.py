@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +21,9 @@ class OneLineErrors(click.Group):
             message = " ".join(str(error).split()) or type(error).__name__
             click.echo(f"mixerzoo: {message}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"mixerzoo: interrupted{f'; {interrupt}' if interrupt.args else ''}", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -26,6 +31,95 @@ class OneLineErrors(click.Group):
 @click.version_option(package_name="mixerzoo")
 def main(traceback: bool) -> None:
     """Does this vision task need a state-space model, attention, or just a gated convolution? Measure it."""
+
+
+def _parts(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Values of an option that may be repeated, or given once with commas."""
+    return tuple(part.strip() for text in given for part in text.split(",") if part.strip())
+
+
+@main.command(short_help="Time models: latency, throughput, memory, and which is faster.")
+@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.option(
+    "--input", "sizes", multiple=True, callback=_parts, metavar="H[xW]", help="Image size; default: each model's own."
+)
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    callback=_parts,
+    default=("1",),
+    metavar="N",
+    help="Images per step; default: 1.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    callback=_parts,
+    default=("float32",),
+    metavar="DTYPE",
+    help="float32 (default), bfloat16 or float16: weights and input for infer, autocast for train.",
+)
+@click.option("--mode", type=click.Choice(["infer", "train"]), default="infer", show_default=True)
+@click.option("--compile", is_flag=True, help="Run through torch.compile.")
+@click.option("--channels-last", is_flag=True, help="Weights and input in NHWC memory order.")
+@click.option("--device", help="cpu, cuda or cuda:N; default: cuda if there is one.")
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "offline"]),
+    default="single-stream",
+    show_default=True,
+    help="Every step timed by itself, or blocks of steps without waiting in between.",
+)
+@click.option("--threads", type=int, help="CPU threads; default: all cores this process may use.")
+@click.option("--budget", type=float, default=20.0, show_default=True, help="Seconds of timed steps per case, at most.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a case may take to get ready.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, inputs and the order of turns.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Append a row per case; what the file already holds for this machine and source is not measured again.",
+)
+@click.option("--retry-failed", is_flag=True, help="Measure anew what the file holds as failed.")
+@click.option(
+    "--compare",
+    "files",
+    nargs=2,
+    type=click.Path(path_type=Path),
+    metavar="A.jsonl B.jsonl",
+    help="Measure nothing: say what changed significantly between two result files.",
+)
+@click.option("--allow-different-machines", is_flag=True, help="With --compare: whatever the environments.")
+def bench(
+    models: tuple[str, ...],
+    files: tuple[Path, Path] | None,
+    output: Path | None,
+    budget: float,
+    timeout: float,
+    seed: int,
+    retry_failed: bool,
+    allow_different_machines: bool,
+    batches: tuple[str, ...],
+    **conditions: Any,
+) -> None:
+    """Times MODELs, each in a process of its own, all taking turns, and ends with ratios against the first.
+
+    --input, --batch and --dtype may be repeated, or given with commas: all combinations are measured.
+    """
+    if bool(files) == bool(models):
+        raise ValueError("expected either MODEL... or --compare A.jsonl B.jsonl")
+    from . import bench as terminal
+
+    if files:
+        terminal.compare(*files, allow_different_machines)
+        return
+    for batch in batches:
+        if not batch.isdigit():
+            raise ValueError(f"batch: expected a number of images, got {batch!r}")
+    sweep = terminal.Sweep(models, batches=[int(batch) for batch in batches], **conditions)
+    terminal.run(sweep, output, budget, timeout, seed, retry_failed)
 
 
 if __name__ == "__main__":
