@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_data_config
 
 # scikit-image ships these in its wheel: no download. The right half of the stereo pair shows the same scene.
 BUNDLED = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle")
+BUNDLED_SOURCE = "scikit-image"
 # Enough pictures to differ, few enough that a folder of thousands is not decoded to fill one batch.
 MAX_PHOTOS = 16
 
@@ -24,6 +25,11 @@ class Photo:
 
     name: str
     image: Image.Image
+
+
+def load_photos(source: Path | str) -> list[Photo]:
+    """The photographs of a ``source`` as written into records: `BUNDLED_SOURCE`, or else a folder (`read_photos`)."""
+    return bundled_photos() if source == BUNDLED_SOURCE else read_photos(source)
 
 
 def bundled_photos() -> list[Photo]:

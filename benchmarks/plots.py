@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from .tables import three_digits
 from .theme import LIGHT, STYLE, new_figure
 
 WIDTHS = {"wide": 10.4, "narrow": 4.95}  # inches of 72 SVG units
@@ -401,11 +402,3 @@ def _cover(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> float
         max(0.0, min(box[2], o[2]) - max(box[0], o[0])) * max(0.0, min(box[3], o[3]) - max(box[1], o[1]))
         for o in others
     )
-
-
-def three_digits(value: float) -> str:
-    """``0.0123``, ``1.23``, ``12.3``, ``1230``: three significant digits without an exponent."""
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"

@@ -1,0 +1,180 @@
+"""One kind of table for the terminal and the page, and the tables of the report that need no analysis record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from .rows import Row
+
+# What a chip looks like in the terminal; on the page its style is a CSS class.
+TERMINAL_STYLES = {"never": "dim", "short": "dim", "mixed": "bold", "long": "bold reverse", "warn": "bold yellow"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; text is set left, figures right, ``wrap`` lets long text break into lines."""
+
+    name: str
+    unit: str = ""
+    text: bool = False
+    wrap: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value, with an optional chip: a word that judges it."""
+
+    text: str
+    chip: str = ""
+    style: str = ""
+
+
+@dataclass
+class Table:
+    """Rows of cells; the first column names the row."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: list[list[Cell]] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, *cells: Cell | str) -> None:
+        """Appends a row.
+
+        Raises:
+            ValueError: not one cell per column.
+        """
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{self.title}: expected {len(self.columns)} cells, got {len(cells)}")
+        self.rows.append([cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
+
+
+def for_terminal(table: Table) -> RichTable:
+    """The table for rich's console."""
+    out = RichTable(
+        title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, caption=table.note
+    )
+    out.caption_justify = "left"
+    for column in table.columns:
+        heading = f"{column.name}\n{column.unit}" if column.unit else column.name
+        first = column is table.columns[0]
+        out.add_column(heading, justify="left" if first or column.text else "right", no_wrap=first, overflow="fold")
+    for row in table.rows:
+        out.add_row(*(_for_terminal(cell) for cell in row))
+    return out
+
+
+def _for_terminal(cell: Cell) -> Text:
+    text = Text(cell.text)
+    if cell.chip:
+        text.append(" ")
+        text.append(cell.chip, style=TERMINAL_STYLES.get(cell.style, ""))
+    return text
+
+
+def size_text(image_size: Sequence[int]) -> str:
+    """``224×224``."""
+    return "×".join(str(side) for side in image_size)
+
+
+def timing_table(rows: Sequence[Row]) -> Table:
+    """What was timed, failed cases included."""
+    columns = [
+        Column("model", text=True),
+        Column("input", "pixels"),
+        Column("batch", "images"),
+        Column("median", "ms per batch"),
+        Column("95 % interval", "ms"),
+        Column("p90", "ms"),
+        Column("throughput", "images/s"),
+        Column("achieved", "GFLOP/s"),
+        Column("peak memory", "MiB"),
+        Column("samples"),
+        Column("machine was", text=True),
+        Column("output error", "relative"),
+    ]
+    table = Table("Timing", columns)
+    for row in rows:
+        interval = "–" if row.ci_low_ms is None else f"{three_digits(row.ci_low_ms)}–{three_digits(row.ci_high_ms)}"
+        batch = Cell(str(row.batch or row.case.batch), f"halved from {row.batch_halved_from}", "warn")
+        noise = row.noise or "–"
+        failed = "" if row.status == "ok" else row.status
+        table.add(
+            row.case.model,
+            size_text(row.case.image_size or ()),
+            batch if row.batch_halved_from else batch.text,
+            Cell(_number(row.p50_ms), failed, "warn" if failed else ""),
+            interval,
+            _number(row.p90_ms),
+            _number(row.images_per_s),
+            _number(row.gflop_per_s),
+            _number(row.peak_memory_mib),
+            str(row.samples),
+            Cell("", noise, "warn") if noise in ("noisy", "drifting") else noise,
+            "–" if row.output_error is None else f"{row.output_error:.0e}",
+        )
+    messages = [f"{row.case}: {row.status}, {row.message}" for row in rows if row.status != "ok" and row.message]
+    table.note = "Achieved GFLOP/s counts 2 FLOPs per multiply-accumulate. " + " ".join(messages)
+    return table
+
+
+def block_table(record: Mapping[str, Any]) -> Table:
+    """The block sweep in figures."""
+    columns = [
+        Column("tokens L"),
+        Column("L/6D"),
+        Column("attention", text=True),
+        Column("attention", "ms"),
+        Column("rest", "ms"),
+        Column("share of time", "median"),
+        Column("p10–p90"),
+        Column("share of FLOPs", "exact"),
+        Column("attention", "GFLOP/s"),
+        Column("rest", "GFLOP/s"),
+    ]
+    table = Table(f"One transformer block of {record['dim']} channels", columns)
+    for row in record["rows"]:
+        table.add(
+            f"{row['tokens']:,}",
+            three_digits(row["tokens"] / (6 * record["dim"])),
+            row["attention"],
+            three_digits(row["attention_ms"]),
+            three_digits(row["rest_ms"]),
+            f"{row['time_share']:.0%}",
+            f"{row['time_share_p10']:.0%}–{row['time_share_p90']:.0%}",
+            f"{row['flop_share']:.0%}",
+            three_digits(row["attention_gflop_per_s"]),
+            three_digits(row["rest_gflop_per_s"]),
+        )
+    left_out = [f"{item['attention']} attention at L = {item['tokens']}" for item in record["left_out"]]
+    table.note = f"Left out for want of memory: {', '.join(left_out)}." if left_out else ""
+    return table
+
+
+def environment_table(environment: Mapping[str, Any]) -> Table:
+    """The fingerprint, one field per line."""
+    table = Table("Environment", [Column("field", text=True), Column("value", wrap=True)])
+    for name, value in environment.items():
+        if value is None:
+            continue
+        table.add(name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else three_digits(value)
+
+
+def three_digits(value: float) -> str:
+    """``0.0123``, ``1.23``, ``12.3``, ``1230``: three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
