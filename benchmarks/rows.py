@@ -42,6 +42,8 @@ class Case:
         scenario: MLPerf's names: ``single-stream`` times every step by itself, ``offline`` times blocks of steps
             without waiting in between.
         threads: CPU threads inside one operator; None: all cores this process may use, filled in by ``run_sweep``.
+        photos: photographs as input, through the model's own transform: ``scikit-image`` for the bundled ones, or a
+            folder of images; None: seeded noise.
 
     Raises:
         ValueError: a field has a value that cannot be measured.
@@ -57,6 +59,7 @@ class Case:
     device: str = "cpu"
     scenario: str = "single-stream"
     threads: int | None = None
+    photos: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("dtype", DTYPES), ("mode", MODES), ("scenario", SCENARIOS)):

@@ -85,10 +85,10 @@ class Workload:
 
     Args:
         case: what to run; ``image_size`` must be set.
-        seed: of weights and input.
+        seed: of weights, and of the input unless that is photographs.
 
     Raises:
-        ValueError: unknown model; not a classifier, whose training needs a loss.
+        ValueError: unknown model; not a classifier, whose training needs a loss; unreadable photographs.
     """
 
     def __init__(self, case: Case, seed: int = 0) -> None:
@@ -99,14 +99,21 @@ class Workload:
         torch.manual_seed(seed)
         self.model = build_model(case.model, case.image_size, device=self.device).train(self.training)
         wake_constant_parameters(self.model, seed)
-        images = torch.randn(case.batch, 3, *case.image_size, generator=torch.Generator().manual_seed(seed))
-        self.x = images.to(self.device)  # (B, 3, H, W)
+        self.x = self._images().to(self.device)  # (B, 3, H, W)
         classes = getattr(self.model, "num_classes", 0)
         if self.training and classes < 2:
             raise ValueError(f"{case.model}: training is timed on classifiers, and this model has {classes} classes")
         self.target = torch.arange(case.batch, device=self.device) % max(classes, 1)  # (B,)
         self._autocast = False
         self._scaler = torch.amp.GradScaler(self.device.type, init_scale=1024, enabled=False)
+
+    def _images(self) -> torch.Tensor:
+        if self.case.photos:
+            from .photos import load_photos, photo_batch  # Pillow and scikit-image: only where there are photographs
+
+            return photo_batch(self.case.model, load_photos(self.case.photos), self.case.image_size, self.case.batch)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.case.batch, 3, *self.case.image_size, generator=generator)
 
     def reference(self) -> torch.Tensor:
         """Output (training: all gradients, as one vector) of the float32, eager, contiguous network.
