@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import mambaout
+from . import mambaout, vim, vmamba
 
-__all__ = ["mambaout"]
+__all__ = ["mambaout", "vim", "vmamba"]

@@ -21,44 +21,16 @@ import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerNorm, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mambaout import MlpHead
 from torch import nn
 
+from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers import list_mixers, mixer_class
 
 __all__ = ["MambaOut"]
 
-
-class Stem(nn.Module):
-    """Two 3×3 convolutions of stride 2, ``(B, C, H, W) -> (B, ceil(H/4), ceil(W/4), D)``."""
-
-    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
-        self.norm1 = LayerNorm(dim // 2, **dd)
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
-        self.norm2 = LayerNorm(dim, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The only change of memory format in the network, on its smallest tensor.
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)  # (B, H/2, W/2, D/2)
-        x = F.gelu(self.norm1(x))
-        x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H/4, W/4, D)
-        return self.norm2(x)
-
-
-class Downsample(nn.Module):
-    """3×3 convolution of stride 2, then LayerNorm, ``(B, H, W, D_in) -> (B, ceil(H/2), ceil(W/2), D_out)``."""
-
-    def __init__(self, dim_in: int, dim_out: int, **dd: Any) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1, **dd)
-        self.norm = LayerNorm(dim_out, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+EPS = 1e-6  # of every norm
 
 
 class GatedBlock(nn.Module):
@@ -73,7 +45,7 @@ class GatedBlock(nn.Module):
     def __init__(self, dim: int, mixer: str, drop_path: float = 0.0, **dd: Any) -> None:
         super().__init__()
         through = int(8 / 3 * dim) - dim  # hidden channels that no mixer touches
-        self.norm = LayerNorm(dim, **dd)
+        self.norm = LayerNorm(dim, eps=EPS, **dd)
         self.through_gate = nn.Linear(dim, through, **dd)
         self.through_value = nn.Linear(dim, through, **dd)
         self.through_out = nn.Linear(through, dim, bias=False, **dd)
@@ -90,25 +62,7 @@ class GatedBlock(nn.Module):
         return x + self.drop_path(y)
 
 
-class Stage(nn.Module):
-    """Optional down-sampling, then blocks of one width."""
-
-    def __init__(
-        self, dim_in: int, dim: int, mixer: str, drop_path: Sequence[float], downsample: bool, **dd: Any
-    ) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = Downsample(dim_in, dim, **dd) if downsample else nn.Identity()
-        self.blocks = nn.Sequential(*[GatedBlock(dim, mixer, rate, **dd) for rate in drop_path])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
-
-
-class MambaOut(nn.Module):
+class MambaOut(HierarchicalBackbone):
     """Four stages of gated blocks on NHWC maps at strides 4, 8, 16 and 32.
 
     Args:
@@ -143,34 +97,21 @@ class MambaOut(nn.Module):
         if not len(depths) == len(dims) == len(mixers):
             raise ValueError(f"depths, dims and mixers must be equally many, got {depths}, {dims} and {mixers}")
         dd = {"device": device, "dtype": dtype}
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.output_fmt = "NHWC"
-        self.stem = Stem(in_chans, dims[0], **dd)
+        self.set_dims(dims, in_chans, num_classes)
+        self.stem = ConvStem(in_chans, dims[0], EPS, **dd)
         drop_path = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.stages = nn.Sequential(
             *[
-                Stage(dims[max(i - 1, 0)], dim, mixers[i], drop_path[i], downsample=i > 0, **dd)
+                Stage(
+                    ConvDownsample(dims[i - 1], dim, EPS, **dd) if i else None,
+                    [GatedBlock(dim, mixers[i], rate, **dd) for rate in drop_path[i]],
+                )
                 for i, dim in enumerate(dims)
             ]
         )
-        self.feature_info = [
-            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
-        ]
-        self.num_features = dims[-1]
         self.head = MlpHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
         self.apply(_init_weights)
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning rates: stem, then each stage (coarse) or block."""
-        if coarse:
-            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
-        return {
-            "stem": r"^stem",
-            "blocks": [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)],
-        }
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -182,81 +123,15 @@ class MambaOut(nn.Module):
                 patterns |= {f"*.mixer.{name}" for name in getattr(module.mixer, "no_weight_decay", ())}
         return patterns
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of storing its activations."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The final linear layer."""
-        return self.head.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier; 0 classes removes it, ``global_pool=''`` removes the pooling too."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
 
-    def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Runs the network and collects the outputs of stages.
-
-        Args:
-            x: images (B, C, H, W).
-            indices: the last n stages if an integer, all if ``None``, else those listed.
-            norm: accepted for timm's contract; the stages have no norm of their own to apply.
-            stop_early: stop after the last stage asked for.
-            output_fmt: layout of the intermediates, ``NCHW`` (channels_last in memory) or ``NHWC``.
-            intermediates_only: leave out the final features.
-
-        Returns:
-            ``(features, intermediates)``, features (B, H/32, W/32, D) as `forward_features` gives them.
-
-        Raises:
-            ValueError: unknown ``output_fmt``.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt!r}")
-        take, last = feature_take_indices(len(self.stages), indices)
-        intermediates = []
-        x = self.stem(x)
-        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
-            x = stage(x)
-            if i in take:
-                intermediates.append(x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x)
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drops the stages behind the last one asked for, and the head; returns the indices kept."""
-        take, last = feature_take_indices(len(self.stages), indices)
-        shortened = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        if prune_head or shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-            self.num_classes = 0
-            self.head.reset(0, "", reset_other=True, in_features=self.num_features)
-        return take
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, H/32, W/32, D)``, each side rounded up at every halving."""
-        return self.stages(self.stem(x))
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """``(B, H, W, D) -> (B, num_classes)``: pool, then norm (in this order), MLP, classifier."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
+    @torch.jit.ignore
+    def pruned_head(self, num_features: int) -> dict[str, Any]:
+        """The head's norm and hidden layer are made for the last stage: they go with it."""
+        return {"reset_other": True, "in_features": num_features}
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -1,0 +1,173 @@
+"""What four-stage networks share: a convolutional stem, stages of blocks on NHWC maps, and timm's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import nn
+
+
+class ConvStem(nn.Module):
+    """Two 3×3 convolutions of stride 2, ``(B, C, H, W) -> (B, ceil(H/4), ceil(W/4), D)``."""
+
+    def __init__(self, in_chans: int, dim: int, eps: float, **dd: Any) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
+        self.norm1 = LayerNorm(dim // 2, eps=eps, **dd)
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
+        self.norm2 = LayerNorm(dim, eps=eps, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The only change of memory format in the network, on its smallest tensor.
+        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)  # (B, H/2, W/2, D/2)
+        x = F.gelu(self.norm1(x))
+        x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H/4, W/4, D)
+        return self.norm2(x)
+
+
+class ConvDownsample(nn.Module):
+    """3×3 convolution of stride 2, then LayerNorm, ``(B, H, W, D_in) -> (B, ceil(H/2), ceil(W/2), D_out)``."""
+
+    def __init__(self, dim_in: int, dim_out: int, eps: float, **dd: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1, **dd)
+        self.norm = LayerNorm(dim_out, eps=eps, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """Down-sampling (or none), then blocks of one width, ``(B, H, W, D_in) -> (B, h, w, D)``."""
+
+    def __init__(self, downsample: nn.Module | None, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class HierarchicalBackbone(nn.Module):
+    """Stem, stages at strides 4, 8, 16, 32, and a head; the methods that timm asks of a model.
+
+    A family sets ``stem``, ``stages`` (of `Stage`), ``head`` (with ``fc`` and ``forward(x, pre_logits)``), the
+    attributes of `set_dims`, and ``norm`` if its features end in one; it adds `reset_classifier` and its parameters'
+    `no_weight_decay`.
+    """
+
+    output_fmt = "NHWC"
+
+    def set_dims(self, dims: Sequence[int], in_chans: int, num_classes: int) -> None:
+        """Fills in what timm reads from a model: classes, channels, and one feature map per stage."""
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
+        ]
+        self.norm: nn.Module = nn.Identity()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning rates: stem, then each stage (coarse) or block."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), (r"^norm", (99999,))]}
+        return {
+            "stem": r"^stem",
+            "blocks": [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of storing its activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The final linear layer."""
+        return self.head.fc
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Runs the network and collects the outputs of stages.
+
+        Args:
+            x: images (B, C, H, W).
+            indices: the last n stages if an integer, all if ``None``, else those listed.
+            norm: apply the final norm, where the family has one, to the last stage's output.
+            stop_early: stop after the last stage asked for.
+            output_fmt: layout of the intermediates, ``NCHW`` (channels_last in memory) or ``NHWC``.
+            intermediates_only: leave out the final features.
+
+        Returns:
+            ``(features, intermediates)``, features (B, H/32, W/32, D) as `forward_features` gives them.
+
+        Raises:
+            ValueError: unknown ``output_fmt``.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt!r}")
+        take, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in take:
+                y = self.norm(x) if norm and i == len(self.stages) - 1 else x
+                intermediates.append(y.permute(0, 3, 1, 2) if output_fmt == "NCHW" else y)
+        return intermediates if intermediates_only else (self.norm(x), intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops the stages behind the last one asked for, with their norm and head; returns the indices kept."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if prune_head or shortened:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.num_classes = 0
+            self.head.reset(0, "", **self.pruned_head(self.num_features))
+        return take
+
+    @torch.jit.ignore
+    def pruned_head(self, num_features: int) -> dict[str, Any]:
+        """Arguments of ``head.reset`` for a network cut to ``num_features`` channels."""
+        return {}
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W) -> (B, H/32, W/32, D)``, each side rounded up at every halving."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """``(B, H, W, D) -> (B, num_classes)``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
