@@ -20,30 +20,8 @@ DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 LANES = 32  # channels of one tile, as in scan_cpu.c
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _SUFFIXES = {torch.float32: "float", torch.float64: "double"}
+_ABSENT = (0,) * 7
 _EXTENSION = f"{__package__}._scan_cpu"
-
-
-class _Tensor(ctypes.Structure):
-    """``tensor`` of scan_cpu.c: strides in elements."""
-
-    _fields_ = (
-        ("data", c_void_p),
-        *((name, c_int64) for name in ("dtype", "batch", "step", "route", "group", "lane")),
-    )
-
-
-class _Problem(ctypes.Structure):
-    """``problem`` of scan_cpu.c."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("batch", "length", "routes", "channels", "states", "groups")),
-        *((name, c_int64) for name in ("height", "width", "softplus", "threads", "slices")),
-        ("codes", ctypes.POINTER(c_int64)),
-        *((name, _Tensor) for name in ("u", "delta", "B", "C", "z", "dy")),
-        *((name, c_void_p) for name in ("A", "D", "delta_bias", "dlast_state")),
-        *((name, _Tensor) for name in ("y", "du", "ddelta", "dz")),
-        *((name, c_void_p) for name in ("last_state", "checkpoints", "dA", "dD", "ddelta_bias", "dB", "dC")),
-    )
 
 
 @functools.cache
@@ -56,7 +34,7 @@ def _kernels() -> ctypes.CDLL | None:
     for suffix in _SUFFIXES.values():
         for name in ("scan_forward", "scan_backward"):
             kernel = getattr(library, f"{name}_{suffix}")
-            kernel.argtypes, kernel.restype = (ctypes.POINTER(_Problem),), c_int
+            kernel.argtypes, kernel.restype = (c_void_p,), c_int
         kernel = getattr(library, f"scan_reduce_{suffix}")
         kernel.argtypes, kernel.restype = (c_void_p, c_void_p, *(c_int64,) * 4), None
     return library
@@ -71,67 +49,33 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def _run(name: str, dtype: torch.dtype, problem: _Problem) -> None:
-    if getattr(_kernels(), f"{name}_{_SUFFIXES[dtype]}")(ctypes.byref(problem)):
-        raise MemoryError(f"{name}: no memory for {problem.states} states of {LANES} channels per thread")
+def _run(kernel: str, dtype: torch.dtype, *fields: int) -> None:
+    """Calls a kernel on a ``problem`` of scan_cpu.c, all of whose fields, pointers included, have 64 bits."""
+    if getattr(_kernels(), f"{kernel}_{_SUFFIXES[dtype]}")((c_int64 * len(fields))(*fields)):
+        raise MemoryError(f"{kernel}: no memory for the states of {LANES} channels per thread")
 
 
-def _pointer(x: torch.Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
+def _pointer(x: torch.Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
 
 
-def _activation(x: torch.Tensor) -> _Tensor:
-    """u, delta, dy, y or a gradient of one of them, (B, L, K or 1, E)."""
+def _activation(x: torch.Tensor) -> tuple[int, ...]:
+    """A ``tensor`` of scan_cpu.c: u, delta, dy, y or a gradient of one of them, (B, L, K or 1, E)."""
     batch, step, route, lane = x.stride()
-    return _Tensor(x.data_ptr(), _DTYPE_CODES[x.dtype], batch, step, route if x.shape[2] > 1 else 0, 0, lane)
+    return x.data_ptr(), _DTYPE_CODES[x.dtype], batch, step, route if x.shape[2] > 1 else 0, 0, lane
 
 
-def _gate(z: torch.Tensor | None) -> _Tensor:
+def _gate(z: torch.Tensor | None) -> tuple[int, ...]:
     """z or dz (B, L, E)."""
-    return _Tensor() if z is None else _activation(z.unsqueeze(2))
+    if z is None:
+        return _ABSENT
+    batch, step, lane = z.stride()
+    return z.data_ptr(), _DTYPE_CODES[z.dtype], batch, step, 0, 0, lane
 
 
-def _weights(x: torch.Tensor) -> _Tensor:
+def _weights(x: torch.Tensor) -> tuple[int, ...]:
     """B or C (B, L, K, G, N)."""
-    return _Tensor(x.data_ptr(), _DTYPE_CODES[x.dtype], *x.stride())
-
-
-def _problem(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-) -> _Problem:
-    """Sizes and inputs; the caller adds what is written."""
-    batch, length, K, channels = delta.shape
-    return _Problem(
-        batch=batch,
-        length=length,
-        routes=K,
-        channels=channels,
-        states=A.shape[2],
-        groups=B.shape[3],
-        height=grid[0],
-        width=grid[1],
-        softplus=delta_softplus,
-        threads=torch.get_num_threads(),
-        codes=(c_int64 * K)(*routes),
-        u=_activation(u),
-        delta=_activation(delta),
-        B=_weights(B),
-        C=_weights(C),
-        z=_gate(z),
-        A=A.data_ptr(),
-        D=_pointer(D),
-        delta_bias=_pointer(delta_bias),
-    )
+    return x.data_ptr(), _DTYPE_CODES[x.dtype], *x.stride()
 
 
 def forward(
@@ -156,11 +100,17 @@ def forward(
     y = torch.empty((batch, length, 1 if merge else K, channels), dtype=A.dtype if sums else out_dtype)
     last_state = A.new_empty((batch, *A.shape))
     checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, routes, grid)
-    problem.y = _activation(y)
-    problem.last_state = last_state.data_ptr()
-    problem.checkpoints = checkpoints.data_ptr() if save_checkpoints else None
-    _run("scan_forward", A.dtype, problem)
+    codes = (c_int64 * K)(*routes)
+    _run(
+        "scan_forward",
+        A.dtype,
+        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, torch.get_num_threads(), 0),
+        ctypes.addressof(codes),
+        *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_ABSENT),
+        *(_pointer(A), _pointer(D), _pointer(delta_bias), 0),
+        *(*_activation(y), *_ABSENT, *_ABSENT, *_ABSENT),
+        *(_pointer(last_state), _pointer(checkpoints) if save_checkpoints else 0, 0, 0, 0, 0, 0),
+    )
     return y.to(out_dtype), last_state, checkpoints
 
 
@@ -209,7 +159,7 @@ def backward(
     checkpoints: torch.Tensor,
 ) -> tuple[torch.Tensor | None, ...]:
     """See :mod:`.contract`."""
-    batch, _, K, channels = delta.shape
+    batch, length, K, channels = delta.shape
     shared = K > 1 and u.shape[2] == 1
     du = torch.empty(u.shape, dtype=A.dtype if shared else u.dtype)
     ddelta = torch.empty(delta.shape, dtype=delta.dtype)
@@ -219,14 +169,17 @@ def backward(
     dA, dD, dbias = (None if x is None else A.new_empty((batch, *x.shape)) for x in (A, D, delta_bias))
     dlast_state = None if dlast_state is None else dlast_state.to(A.dtype).contiguous()
 
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, routes, grid)
-    problem.slices = slices
-    problem.dy, problem.dlast_state = _activation(dy), _pointer(dlast_state)
-    problem.du, problem.ddelta, problem.dz = _activation(du), _activation(ddelta), _gate(dz)
-    problem.checkpoints = checkpoints.data_ptr()
-    problem.dA, problem.dD, problem.ddelta_bias = _pointer(dA), _pointer(dD), _pointer(dbias)
-    problem.dB, problem.dC = dB.data_ptr(), dC.data_ptr()
-    _run("scan_backward", A.dtype, problem)
+    codes = (c_int64 * K)(*routes)
+    _run(
+        "scan_backward",
+        A.dtype,
+        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, torch.get_num_threads(), slices),
+        ctypes.addressof(codes),
+        *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_activation(dy)),
+        *(_pointer(A), _pointer(D), _pointer(delta_bias), _pointer(dlast_state)),
+        *(*_ABSENT, *_activation(du), *_activation(ddelta), *_gate(dz)),
+        *(0, _pointer(checkpoints), _pointer(dA), _pointer(dD), _pointer(dbias), _pointer(dB), _pointer(dC)),
+    )
     return (
         du.to(u.dtype),
         ddelta,

@@ -184,56 +184,65 @@ def _backward_fake(dy: torch.Tensor, dlast_state: torch.Tensor | None, *args: ob
     return tuple(A.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs)
 
 
-def _setup_context(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: tuple[torch.Tensor, ...]
-) -> None:
-    *tensors, delta_softplus, routes, height, width, _, backend = inputs
-    _, _, checkpoints = output
-    ctx.save_for_backward(*tensors, checkpoints)
-    ctx.options = (delta_softplus, routes, height, width)
-    ctx.backend = backend
-    ctx.mark_non_differentiable(checkpoints)
-    ctx.set_materialize_grads(False)  # the last state's gradient is usually absent
+class _Scan(torch.autograd.Function):
+    """selective_scan_fwd with selective_scan_bwd as its derivative.
+
+    ``torch.library.register_autograd`` would do, were it not for the 150 µs that it spends on the schema at each call.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, keyset: torch._C.DispatchKeySet, *args: object
+    ) -> tuple[torch.Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            outputs = _ops.selective_scan_fwd.default.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        *tensors, delta_softplus, routes, height, width, _, backend = args
+        _, _, checkpoints = outputs
+        ctx.save_for_backward(*tensors, checkpoints)
+        ctx.options, ctx.backend = (delta_softplus, routes, height, width), backend
+        ctx.mark_non_differentiable(checkpoints)
+        ctx.set_materialize_grads(False)  # the last state's gradient is usually absent
+        return outputs
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx,
+        dy: torch.Tensor | None,
+        dlast_state: torch.Tensor | None,
+        _: None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        *inputs, checkpoints = ctx.saved_tensors
+        delta = inputs[1]
+        if dy is None:
+            dy = delta.new_zeros(()).expand(delta.shape)
+        else:
+            dy = dy.unsqueeze(2).expand(delta.shape)  # every route adds to the same y
+        grads = _ops.selective_scan_bwd(dy, dlast_state, *inputs, *ctx.options, checkpoints, ctx.backend)
+        grads = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
+        return None, *grads, *(None,) * 6
 
 
-def _differentiate(
-    ctx: torch.autograd.function.FunctionCtx,
-    dy: torch.Tensor | None,
-    dlast_state: torch.Tensor | None,
-    _: None,
-) -> tuple[torch.Tensor | None, ...]:
-    *inputs, checkpoints = ctx.saved_tensors
-    delta = inputs[1]
-    if dy is None:
-        dy = delta.new_zeros(()).expand(delta.shape)
-    else:
-        dy = dy.unsqueeze(2).expand(delta.shape)  # every route adds to the same y
-    grads = _ops.selective_scan_bwd(dy, dlast_state, *inputs, *ctx.options, checkpoints, ctx.backend)
-    grads = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    return *grads, *(None,) * 6
+class _OnceOnly(torch.autograd.Function):
+    """selective_scan_bwd under ``create_graph``: its values, and a clear error where its derivative is asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, keyset: torch._C.DispatchKeySet, *args: object
+    ) -> tuple[torch.Tensor, ...]:
+        *_, ctx.backend = args
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.selective_scan_bwd.default.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: torch.Tensor | None) -> None:
+        raise RuntimeError(
+            f"selective_scan(backend={ctx.backend!r}) has no double backward; use backend='reference', which is "
+            "differentiable any number of times"
+        )
 
 
-torch.library.register_autograd(
-    "mixerzoo::selective_scan_fwd", _differentiate, setup_context=_setup_context, lib=_library
-)
-
-
-def _no_double_backward(ctx: torch.autograd.function.FunctionCtx, *grads: torch.Tensor | None) -> None:
-    raise RuntimeError(
-        f"the {ctx.backend!r} backend of selective_scan has no double backward; use backend='reference', "
-        "which is differentiable any number of times"
-    )
-
-
-def _remember_backend(
-    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: tuple[torch.Tensor, ...]
-) -> None:
-    ctx.backend = inputs[-1]
-
-
-torch.library.register_autograd(
-    "mixerzoo::selective_scan_bwd", _no_double_backward, setup_context=_remember_backend, lib=_library
-)
+for _name, _function in (("fwd", _Scan), ("bwd", _OnceOnly)):
+    _library.impl(f"selective_scan_{_name}", _function.apply, "Autograd", with_keyset=True)
 
 
 def autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

@@ -47,7 +47,8 @@ typedef struct {
   int64_t dtype, batch, step, route, group, lane;
 } tensor;
 
-/* Absent tensors have data == NULL. Sizes as in contract.py; E/G channels in each of the G groups. */
+/* Absent tensors have data == NULL. Sizes as in contract.py; E/G channels in each of the G groups. cpu.py fills this in
+ * as one array of 64-bit integers. */
 typedef struct {
   int64_t batch, length, routes, channels, states, groups, height, width, softplus, threads;
   int64_t slices; /* backward: parts of a group's tiles, each with a partial dB and dC of its own */
@@ -61,7 +62,10 @@ typedef struct {
   void *dB, *dC;                                /* (slices, B, L, K, G, N) */
 } problem;
 
+_Static_assert(sizeof(void *) == 8 && sizeof(problem) == (12 + 6 * 7 + 4 + 4 * 7 + 7) * 8, "as cpu.py fills it in");
+
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t round_up_division(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Pixels that a route visits at steps start .. start + steps - 1. */
@@ -552,7 +556,7 @@ static void NAME(place_tile)(const problem *p, NAME(tile) *t, int64_t tile_of_gr
 int NAME(scan_forward)(const problem *p) {
   int64_t tiles = round_up_division(p->channels / p->groups, LANES), units = p->batch * p->groups * tiles;
   int failed = 0;
-#pragma omp parallel num_threads((int)smaller(p->threads, units)) reduction(| : failed)
+#pragma omp parallel num_threads((int)larger(1, smaller(p->threads, units))) reduction(| : failed)
   {
     NAME(tile) *t = NAME(new_tile)(p);
     failed |= t == NULL;
@@ -572,7 +576,7 @@ int NAME(scan_forward)(const problem *p) {
 int NAME(scan_backward)(const problem *p) {
   int64_t tiles = round_up_division(p->channels / p->groups, LANES), units = p->batch * p->groups * p->slices;
   int failed = 0;
-#pragma omp parallel num_threads((int)smaller(p->threads, units)) reduction(| : failed)
+#pragma omp parallel num_threads((int)larger(1, smaller(p->threads, units))) reduction(| : failed)
   {
     NAME(tile) *t = NAME(new_tile)(p);
     failed |= t == NULL;
