@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import mambaout, vim, vmamba
+from . import mambaout, vim, vit, vmamba
 
-__all__ = ["mambaout", "vim", "vmamba"]
+__all__ = ["mambaout", "vim", "vit", "vmamba"]
