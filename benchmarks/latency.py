@@ -24,7 +24,7 @@ import torch
 
 from . import fingerprint
 from .children import CaseRunner, Child
-from .flops import count
+from .flops import count_flops
 from .models import build_model, check_name, default_image_size
 from .rows import Case, ResultFile, Row, open_results, question
 from .significance import median_interval, noise_verdict, percentile, spread, thirds_drift
@@ -190,7 +190,7 @@ class Measurement:
 def forward_gmacs(model: str, image_size: tuple[int, int]) -> float | None:
     """Multiply-accumulates of one image's forward pass, in 10⁹; None where the analyzer cannot count the model."""
     try:
-        return count(build_model(model, image_size, device="meta"), image_size).macs() / 1e9
+        return count_flops(build_model(model, image_size, device="meta"), image_size).macs() / 1e9
     except (ValueError, RuntimeError, AssertionError, TypeError):
         return None  # an uncounted operator need not keep a model from being timed; a wrong size the child reports
 
@@ -300,6 +300,8 @@ class _Sweep:
         return again
 
     def _prepare(self, measurements: list[Measurement]) -> None:
+        for measurement in measurements:  # while the children still import torch
+            forward_gmacs(measurement.case.model, measurement.case.image_size)
         for number, measurement in enumerate(measurements):
             self._tell("prepare", f"{measurement.case}", part=0.2 * number)
             measurement.prepare(self._seed, self._budget_s / 2, self._timeout_s)
