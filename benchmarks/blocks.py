@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-SCHEMA_VERSION = 1
+from .workload import Stopwatch
+
 LENGTHS = (64, 196, 400, 784, 1152, 1600, 2304, 3136, 4096)
 MIN_ROUNDS, MAX_ROUNDS = 5, 40
 RESAMPLES = 1000
@@ -146,7 +146,6 @@ def _sweep(
     dim = block.fc2.out_features
     rows = [_row(dim, length, name, np.asarray(parts)) for (length, name), parts in samples.items()]
     return {
-        "schema_version": SCHEMA_VERSION,
         "dim": dim,
         "num_heads": block.num_heads,
         "device": str(next(block.parameters()).device),
@@ -188,33 +187,16 @@ def _time_parts(
     block: TransformerBlock, x: torch.Tensor, attention: Callable[..., torch.Tensor]
 ) -> tuple[float, float]:
     """Milliseconds of the attention and of everything else in one forward pass."""
-    marks = _marks(x.device)
-    next(marks)
+    stopwatch = Stopwatch(x.device)
+    stopwatch.mark()
     qkv = block.project(x)
-    next(marks)
+    stopwatch.mark()
     y = attention(*qkv)
-    next(marks)
+    stopwatch.mark()
     block.finish(x, y)
-    before, core, after = next(marks)
+    stopwatch.mark()
+    before, core, after = stopwatch.read_ms()
     return core, before + after
-
-
-def _marks(device: torch.device) -> Iterator[tuple[float, ...]]:
-    """A stopwatch: each ``next`` is a mark, the fourth gives the milliseconds between the marks."""
-    if device.type == "cuda":
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
-        for i, event in enumerate(events):
-            event.record()
-            if i < 3:
-                yield ()
-        torch.cuda.synchronize(device)
-        yield tuple(a.elapsed_time(b) for a, b in pairwise(events))
-    times = []
-    for i in range(4):
-        times.append(time.perf_counter())
-        if i < 3:
-            yield ()
-    yield tuple(1e3 * (b - a) for a, b in pairwise(times))
 
 
 def _row(dim: int, length: int, name: str, parts: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,218 @@
+"""The main job: from a few model names to a report, on real photographs, in about two minutes on two cores."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from PIL import ImageOps
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import fingerprint
+from .blocks import LENGTHS, MAX_ROUNDS, sweep_blocks
+from .criterion import TASKS, analyze
+from .findings import findings
+from .latency import Event, run_sweep
+from .models import check_name, parse_image_size
+from .photos import Photo, load_photos
+from .records import RECORDS_FILE, Records
+from .report import terminal_tables, write_page
+from .rows import Case
+from .tables import for_terminal
+
+# One macro-architecture with four mixers, and two networks that people know.
+MODELS = (
+    "mambaout_femto_gatedcnn",
+    "mambaout_femto_pool",
+    "mambaout_femto_attn",
+    "vit_tiny_patch16_224",
+    "convnext_atto",
+)
+INPUTS = ("224", "384")
+MAX_BATCH = 4
+ROWS_FILE = "compare.jsonl"
+# Channels and heads of the swept block, and its numbers of tokens: both sides of 6D within a few seconds.
+BLOCKS = {"cpu": (192, 3, LENGTHS), "cuda": (384, 6, (*LENGTHS, 6400, 9216, 16384))}
+BLOCK_SHARE = 0.25  # of the budget
+THUMBNAIL = 192  # pixels
+
+
+def compare(
+    models: Sequence[str], inputs: Sequence[str], folder: Path, budget_s: float, photos: str, device: str | None
+) -> None:
+    """Analyzes, measures, writes ``compare.json``, ``compare.jsonl`` and ``compare.html``, and prints the tables.
+
+    Args:
+        models: timm names; none takes `MODELS`.
+        inputs: image sizes as text; none takes `INPUTS`.
+        folder: where to write; made if need be.
+        budget_s: seconds of timing, block sweep and models together; loading and warming up come on top.
+        photos: `photos.BUNDLED_SOURCE` or a folder.
+        device: ``cpu`` or ``cuda``; ``None`` takes CUDA if there is one.
+
+    Raises:
+        ValueError: bad input of any kind; nothing has been measured then.
+        OSError: the folder cannot be written; nothing has been measured then.
+        RuntimeError: a model could not be timed; the report says so too.
+        KeyboardInterrupt: with one line that says what was kept.
+    """
+    if not budget_s > 0:
+        raise ValueError(f"--budget: expected seconds above 0, got {budget_s:g}")
+    names = list(dict.fromkeys(models or MODELS))
+    for name in names:
+        check_name(name)
+    sizes = list(dict.fromkeys(parse_image_size(text) for text in inputs or INPUTS))
+    pictures = load_photos(photos)
+    prepare_folder(folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    records = Records(
+        settings={
+            "models": names,
+            "inputs": [list(size) for size in sizes],
+            "batch": min(len(pictures), MAX_BATCH),
+            "budget_s": budget_s,
+            "photos": photos,
+            "device": device,
+        },
+        photos=[{"name": photo.name, "uri": thumbnail(photo)} for photo in pictures[:MAX_BATCH]],
+        environment=fingerprint.collect(device),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    _measure(records, folder)
+    show(records, folder)
+    failed = [row for row in records.rows if row.status != "ok"]
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {len(records.rows)} timings failed: {failed[0].case}: {failed[0].message}"
+        )
+
+
+def redraw(folder: Path) -> None:
+    """Draws the page of an earlier comparison again, from its records alone.
+
+    Raises:
+        ValueError: the folder holds no records.
+        OSError: the folder cannot be written.
+    """
+    records = Records.load(folder)
+    prepare_folder(folder)
+    show(records, folder)
+
+
+def show(records: Records, folder: Path) -> None:
+    """Writes the page, and prints tables and findings."""
+    path = write_page(records, folder)
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe gets the tables whole
+    for table in terminal_tables(records):
+        console.print(for_terminal(table))
+    for finding in findings(records):
+        console.print(f"• {finding}", highlight=False, markup=False)
+    console.print(f"\n{path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _measure(records: Records, folder: Path) -> None:
+    """Fills the records, phase by phase, and keeps on disk what is done."""
+    if (folder / RECORDS_FILE).exists() and Records.load(folder).finished:
+        (folder / ROWS_FILE).unlink(missing_ok=True)  # a finished comparison is not gone on with but repeated
+    with _progress() as progress:
+        try:
+            _analyze(records, progress)
+            records.save(folder)
+            _sweep_blocks(records, progress)
+            records.save(folder)
+            _time(records, folder, progress)
+            records.finished = True
+        except KeyboardInterrupt:
+            if records.analyses:
+                records.save(folder)
+                write_page(records, folder)
+            kept = f"{len(records.rows)} timings are in {folder}; the same command goes on from there"
+            raise KeyboardInterrupt(kept) from None
+    records.save(folder)
+
+
+def _analyze(records: Records, progress: Progress) -> None:
+    bar = progress.add_task("counting", total=len(records.models))
+    found = []
+    for model in records.models:
+        progress.update(bar, description=f"counting {model}")
+        found += [analyze(model, size) for size in records.inputs]
+        found += [analyze(model, task.image_size, task=name) for name, task in TASKS.items()]
+        progress.advance(bar)
+    # The trees of modules are the larger part by far, and no part of this report.
+    records.analyses = [replace(record, modules=()) for record in found]
+    progress.remove_task(bar)
+
+
+def _sweep_blocks(records: Records, progress: Progress) -> None:
+    budget = BLOCK_SHARE * records.settings["budget_s"]
+    device = records.settings["device"]
+    dim, num_heads, lengths = BLOCKS[device.partition(":")[0]]
+    bar = progress.add_task("timing one transformer block", total=1.0)
+
+    def on_round(done: int, spent: float) -> None:
+        progress.update(bar, completed=min(1.0, max(spent / budget, done / MAX_ROUNDS)))
+
+    records.blocks = sweep_blocks(dim, num_heads, lengths, device, budget_s=budget, on_round=on_round)
+    progress.remove_task(bar)
+
+
+def _time(records: Records, folder: Path, progress: Progress) -> None:
+    settings = records.settings
+    cases = [
+        Case(model, size, batch=settings["batch"], device=settings["device"], photos=settings["photos"])
+        for size in records.inputs
+        for model in records.models
+    ]
+    bar = progress.add_task("timing", total=1.0)
+
+    def on_event(event: Event) -> None:
+        if event.row is not None:
+            records.rows.append(event.row)
+        if event.kind in ("note", "resumed"):
+            progress.console.print(event.message, highlight=False, markup=False, soft_wrap=True)
+        doing = {"prepare": "building and checking ", "round": "timing "}.get(event.kind, "")
+        progress.update(bar, completed=event.fraction, description=doing + event.message)
+
+    budget = (1 - BLOCK_SHARE) * settings["budget_s"] / len(cases)
+    records.rows = run_sweep(cases, folder / ROWS_FILE, budget_s=budget, on_event=on_event)
+    progress.remove_task(bar)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder and tries to write into it, before minutes are spent on measuring.
+
+    Raises:
+        OSError: it cannot be made or written; the message names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, path = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+        os.unlink(path)
+    except OSError as error:
+        raise OSError(f"--out: cannot write into {str(folder)!r}: {error.strerror or error}") from error
+
+
+def thumbnail(photo: Photo) -> str:
+    """A small square JPEG as a data URI."""
+    buffer = io.BytesIO()
+    ImageOps.fit(photo.image, (THUMBNAIL, THUMBNAIL)).save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

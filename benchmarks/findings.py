@@ -1,0 +1,200 @@
+"""What the records of a comparison say: sentences, and the tables of the criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .analysis import AnalysisRecord, StageRecord
+from .comparison import ratio
+from .records import Records
+from .rows import Row, question
+from .tables import Cell, Column, Table, size_text, three_digits
+
+
+def tasks_of(records: Records) -> dict[str, tuple[int, int]]:
+    """The task presets analyzed and their (H, W) in pixels, in order of appearance."""
+    return {record.task: record.image_size for record in records.analyses if record.task}
+
+
+def findings(records: Records) -> list[str]:
+    """What the figures say, one sentence or two each."""
+    said = [*_length_findings(records), *_speed_findings(records.rows)]
+    if records.blocks:
+        said.append(block_finding(records.blocks))
+    return said
+
+
+def _length_findings(records: Records) -> list[str]:
+    first = {record.model: record for record in reversed(records.analyses)}
+    growing = {model: first[model].crossover_side for model in records.models if first[model].crossover_side}
+    unknown = [model for model in records.models if first[model].length_class == "unknown"]
+    never = [model for model in records.models if model not in growing and model not in unknown]
+    said = []
+    if growing:
+        ordered = sorted(growing.items(), key=lambda item: item[1])
+        sides = _listed(f"{side:.0f} pixels for {model}" for model, side in ordered)
+        said.append(f"Attention's quadratic FLOPs outweigh all others (ρ ≥ 1) from an image side of {sides}.")
+    if never:
+        said.append(f"They never do in {_listed(never)}: nothing there grows with the square of the pixels.")
+    autoregressive = {record.task for record in records.analyses if record.task and record.autoregressive}
+    tasks = tasks_of(records)
+    if tasks and not autoregressive:
+        said.append(
+            f"None of the {len(tasks)} task presets is autoregressive, so the paper's second reason for a recurrent "
+            "mixer is absent in all of them."
+        )
+    elif autoregressive:
+        said.append(f"Autoregressive: {_listed(sorted(autoregressive))}.")
+    return said
+
+
+def _speed_findings(rows: Sequence[Row]) -> list[str]:
+    """For each input size the fastest and the slowest, and how far FLOPs are from telling time."""
+    said = []
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.p50_ms:
+            groups.setdefault(question(row.case), []).append(row)
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        fastest, slowest = (end(group, key=lambda row: row.images_per_s) for end in (max, min))
+        factor = ratio(slowest, fastest).interval
+        said.append(
+            f"At {size_text(fastest.case.image_size)} pixels, {fastest.case.model} is the fastest with "
+            f"{three_digits(fastest.images_per_s)} images per second; {slowest.case.model} takes "
+            f"{factor.value:.1f} times as long (95 % interval {factor.low:.1f} to {factor.high:.1f})."
+        )
+    rated = [row for row in rows if row.gflop_per_s]
+    if len(rated) > 1:
+        low, high = (end(rated, key=lambda row: row.gflop_per_s) for end in (min, max))
+        said.append(
+            f"FLOPs alone do not tell the time: the device reaches {three_digits(high.gflop_per_s)} GFLOP/s in "
+            f"{_which(high)} and {three_digits(low.gflop_per_s)} GFLOP/s in {_which(low)}."
+        )
+    disturbed = [row for row in rows if row.noise in ("noisy", "drifting")]
+    if disturbed:
+        said.append(
+            f"The machine was not quiet in {len(disturbed)} of {len(rows)} measurements; "
+            "the models took turns, so it met all of them alike."
+        )
+    return said
+
+
+def block_finding(blocks: Mapping[str, Any]) -> str:
+    """Both crossovers of the block sweep."""
+    crossover, lengths = blocks["crossover_tokens"], [row["tokens"] for row in blocks["rows"]]
+    times = []
+    for name, found in crossover["time"].items():
+        if found["tokens"] is None:
+            times.append(f"not between {min(lengths):,} and {max(lengths):,} with {name} attention")
+            continue
+        interval = found["ci95"] and " (95 % interval {:,.0f} to {:,.0f})".format(*found["ci95"])
+        times.append(f"at {found['tokens']:,.0f}{interval or ''} with {name} attention")
+    return (
+        f"In one transformer block of {blocks['dim']} channels, attention overtakes the rest in FLOPs at "
+        f"{crossover['flops']:,} tokens (6D); in time on this device {_listed(times)}."
+    )
+
+
+def _which(row: Row) -> str:
+    return f"{row.case.model} at {size_text(row.case.image_size)}"
+
+
+def _listed(items: Iterable[str]) -> str:
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def verdict_table(records: Records) -> Table:
+    """ρ and its class for every model and task."""
+    tasks = tasks_of(records)
+    columns = [Column("model", text=True), Column("parameters", "millions"), Column("mixers", text=True)]
+    columns += [Column(task, f"{size_text(size)}") for task, size in tasks.items()]
+    columns += [Column("ρ = 1 at", "pixels a side"), Column("6D", "tokens")]
+    table = Table("ρ per task", columns)
+    for model in records.models:
+        found = [records.of(model, task) for task in tasks]
+        cells = [Cell(three_digits(record.rho), record.length_class, record.length_class) for record in found]
+        side = found[0].crossover_side
+        stage = formula_stage(found[0])
+        table.add(
+            model,
+            f"{found[0].params / 1e6:.1f}",
+            mixers_of(found[0]),
+            *cells,
+            f"{side:,.0f}" if side else "never",
+            f"{stage.six_d:,}" if stage and stage.six_d else "–",
+        )
+    table.note = (
+        "ρ is the FLOPs that grow with the square of the number of pixels over all other FLOPs, counted operator by "
+        "operator. short: ρ < 0.1, mixed: below 1, long: 1 and more, never: nothing grows so. 6D is the paper's "
+        "threshold, with D from the stage of stride 16 (or the costliest)."
+    )
+    return table
+
+
+def formula_stage(record: AnalysisRecord) -> StageRecord | None:
+    """The stage that the 6D formula is applied to."""
+    return next((stage for stage in record.stages if stage.name == record.formula_stage), None)
+
+
+def mixers_of(record: AnalysisRecord) -> str:
+    """The mixers of the stages, in order, each once."""
+    return ", ".join(dict.fromkeys(stage.mixer for stage in record.stages)) or "–"
+
+
+def stage_table(record: AnalysisRecord) -> Table:
+    """Where the tokens are: one line per stage."""
+    columns = [
+        Column("stage", text=True),
+        Column("stride", "pixels"),
+        Column("grid", "tokens"),
+        Column("L"),
+        Column("D"),
+        Column("mixer", text=True),
+        Column("6D"),
+        Column("L/6D"),
+        Column("ρ", "measured"),
+        Column("exponent", "in pixels"),
+        Column("cost", "GMACs"),
+        Column("activations", "MB"),
+        Column("intensity", "FLOP/byte"),
+    ]
+    table = Table(f"{record.model} at {size_text(record.image_size)}", columns)
+    for stage in record.stages:
+        prefix = f" + {stage.prefix_tokens}" if stage.prefix_tokens else ""
+        table.add(
+            stage.name,
+            _figure(stage.stride, "g"),
+            size_text(stage.grid) if stage.grid else "–",
+            f"{stage.tokens:,}{prefix}" if stage.tokens else "–",
+            _figure(stage.dim, ",d"),
+            stage.mixer + (", causal" if stage.causal and "causal" not in stage.mixer else ""),
+            _figure(stage.six_d, ",d"),
+            "–" if stage.formula is None else three_digits(stage.formula),
+            three_digits(stage.rho),
+            _figure(stage.exponent, ".2f"),
+            three_digits(stage.macs / 1e9),
+            three_digits(stage.activation_mb),
+            three_digits(stage.intensity),
+        )
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def uncounted_table(records: Records) -> Table:
+    """Operators without a FLOP formula, with the elements they touch, per model at the first input size."""
+    found = {model: records.of(model, image_size=records.inputs[0]) for model in records.models}
+    elements: dict[str, dict[str, int]] = {}
+    for model, record in found.items():
+        for item in record.uncounted:
+            elements.setdefault(item.op, {})[model] = item.elements
+    table = Table("Operators not counted", [Column("operator", text=True), *(Column(m, "10⁶ elements") for m in found)])
+    for op, by_model in sorted(elements.items(), key=lambda entry: -max(entry[1].values())):
+        table.add(op, *(three_digits(by_model[model] / 1e6) if model in by_model else "–" for model in found))
+    return table

@@ -1,0 +1,58 @@
+"""The report of a comparison, drawn from its records alone: tables for the terminal, one self-contained HTML page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from .findings import findings, stage_table, tasks_of, uncounted_table, verdict_table
+from .pictures import DENSE_TASK, block_picture, cast_of, flop_picture, rho_picture, throughput_picture
+from .records import Records, write_atomically
+from .tables import Table, environment_table, timing_table
+from .theme import FONTS, css_variables, standalone
+
+PAGE_FILE = "compare.html"
+
+
+def terminal_tables(records: Records) -> list[Table]:
+    """What the terminal shows at the end."""
+    return [verdict_table(records), *([timing_table(records.rows)] if records.rows else [])]
+
+
+def render_page(records: Records) -> str:
+    """The HTML page: pictures and style sheet are inside it, nothing is loaded and no script is run."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    package = files(__package__)
+    pictures = [rho_picture(records), flop_picture(records)]
+    pictures += [block_picture(records.blocks)] if records.blocks else []
+    pictures += [picture] if (picture := throughput_picture(records)) else []
+    shown = {"task": DENSE_TASK} if DENSE_TASK in tasks_of(records) else {"image_size": records.inputs[-1]}
+    return environment.from_string(package.joinpath("page.html").read_text(encoding="utf-8")).render(
+        css=Markup(package.joinpath("page.css").read_text(encoding="utf-8")),
+        light=Markup(css_variables(0)),
+        dark=Markup(css_variables(1)),
+        fonts=Markup(FONTS),
+        records=records,
+        cast=list(cast_of(records).values()),
+        findings=findings(records),
+        verdicts=verdict_table(records),
+        pictures=pictures,
+        stages=[stage_table(records.of(model, **shown)) for model in records.models],
+        uncounted=uncounted_table(records),
+        environment=environment_table(records.environment),
+    )
+
+
+def write_page(records: Records, folder: Path) -> Path:
+    """Writes ``compare.html`` in one piece and returns its path."""
+    path = folder / PAGE_FILE
+    write_atomically(path, render_page(records))
+    return path
+
+
+def write_rho_svg(records: Records, path: Path) -> None:
+    """Writes the first picture as an SVG file that stands alone, for a README."""
+    write_atomically(path, standalone(rho_picture(records).wide))
