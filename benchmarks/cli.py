@@ -15,6 +15,8 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.exceptions.Exit:  # a RuntimeError by birth: how click ends after --help
+            raise
         except (ValueError, RuntimeError, OSError, ImportError) as error:
             if ctx.params.get("traceback"):
                 raise
