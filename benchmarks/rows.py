@@ -83,12 +83,18 @@ class Case:
         canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def __str__(self) -> str:
-        size = "default" if self.image_size is None else "{}x{}".format(*self.image_size)
-        parts = [self.model, size, f"batch {self.batch}", self.dtype, self.mode]
+    @property
+    def conditions(self) -> str:
+        """How the model runs: dtype, mode, and what is switched on."""
+        parts = [self.dtype, self.mode]
         parts += ["compile"] if self.compile else []
         parts += ["channels_last"] if self.channels_last else []
+        parts += ["offline"] if self.scenario == "offline" else []
         return " ".join(parts)
+
+    def __str__(self) -> str:
+        size = "default" if self.image_size is None else "{}x{}".format(*self.image_size)
+        return f"{self.model} {size} batch {self.batch} {self.conditions}"
 
 
 def question(case: Case) -> tuple:

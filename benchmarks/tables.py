@@ -88,11 +88,13 @@ def timing_table(rows: Sequence[Row]) -> Table:
     """What was timed, failed cases included."""
     columns = [
         Column("model", text=True),
+        Column("conditions", text=True),
         Column("input", "pixels"),
         Column("batch", "images"),
         Column("median", "ms per batch"),
         Column("95 % interval", "ms"),
         Column("p90", "ms"),
+        Column("p99", "ms"),
         Column("throughput", "images/s"),
         Column("achieved", "GFLOP/s"),
         Column("peak memory", "MiB"),
@@ -108,11 +110,13 @@ def timing_table(rows: Sequence[Row]) -> Table:
         failed = "" if row.status == "ok" else row.status
         table.add(
             row.case.model,
+            row.case.conditions,
             size_text(row.case.image_size or ()),
             batch if row.batch_halved_from else batch.text,
             Cell(_number(row.p50_ms), failed, "warn" if failed else ""),
             interval,
             _number(row.p90_ms),
+            _number(row.p99_ms),
             _number(row.images_per_s),
             _number(row.gflop_per_s),
             _number(row.peak_memory_mib),
