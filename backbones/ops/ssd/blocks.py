@@ -28,7 +28,6 @@ dL/dM_ts'·M_ts' whose exponent holds a_t, that is, of what flows past step t.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -247,9 +246,16 @@ class _Segment:
         exponent += self.until.log2()  # 0 or -inf
         return exponent.to(self.dtype).exp2_().unflatten(2, (self.groups, self.ratio))
 
-    def order(self) -> Iterator[int]:
+    def inputs(self) -> torch.Tensor:
+        """(b, c, H, Q, P): X."""
+        batch, chunks, chunk, heads, width = self.x.shape
+        X = self.dt.new_empty(batch, chunks, heads, chunk, width)
+        torch.mul(self.x, self.dt.unsqueeze(-1), out=X.transpose(2, 3))
+        return X
+
+    def order(self) -> list[int]:
         """The chunks in the order of the scan."""
-        return iter(range(self.shape[0])[:: -1 if self.problem.reverse else 1])
+        return list(range(self.shape[0])[:: -1 if self.problem.reverse else 1])
 
     def weighted_inputs(self) -> torch.Tensor:
         """(b, c, G, Q, R·P): X decayed to the end of its chunk."""
@@ -268,16 +274,15 @@ class _Segment:
         left = self.B.transpose(-1, -2) @ inputs  # (b, c, G, N, R·P): what each chunk leaves in the state
         return self._recur(state, left, self.order())
 
-    def _recur(
-        self, state: torch.Tensor, added: torch.Tensor, order: Iterator[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _recur(self, state: torch.Tensor, added: torch.Tensor, order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """state -> passing·state + added, chunk by chunk: the states before each chunk and the last."""
-        before = torch.empty_like(added)
-        added, state = added.unflatten(-1, (self.ratio, -1)), state.unflatten(-1, (self.ratio, -1))
-        for c in order:
-            before[:, c] = state.flatten(-2)
-            state = torch.addcmul(added[:, c], self.passing[:, c], state)
-        return before, state.flatten(-2)
+        before, last = torch.empty_like(added), torch.empty_like(state)
+        before[:, order[0]] = state
+        added, states, final = (t.unflatten(-1, (self.ratio, -1)) for t in (added, before, last))
+        targets = [*(states[:, c] for c in order[1:]), final]
+        for c, target in zip(order, targets, strict=True):
+            torch.addcmul(added[:, c], self.passing[:, c], states[:, c], out=target)
+        return before, last
 
     def last_state(self, state: torch.Tensor) -> torch.Tensor:
         """(b, G, N, R·P) after the segment from that before it."""
@@ -287,11 +292,10 @@ class _Segment:
         """Writes y (b, L, H, P); returns the state (b, G, N, R·P) after the segment."""
         before, last = self.states(state, self.weighted_inputs())
         scores = self.decay().mul_((self.C @ self.B.transpose(-1, -2)).unsqueeze(3)).flatten(2, 3)  # (b, c, H, Q, Q)
-        diagonal = scores @ self.matrices(self.x * self.dt.unsqueeze(-1))  # (b, c, H, Q, P)
-        out = self.ungrouped(self.C @ before)  # (b, c, Q, H, P)
-        out = torch.addcmul(diagonal.transpose(2, 3), self.decay_in, out)
+        out = self.ungrouped(self.C @ before).mul_(self.decay_in)  # (b, c, Q, H, P)
+        out += (scores @ self.inputs()).transpose(2, 3)
         if self.problem.D is not None:
-            out = torch.addcmul(out, self.x.to(self.dtype), self.problem.D)
+            out.addcmul_(self.x.to(self.dtype), self.problem.D)
         self.chunked(y).copy_(out)
         return last
 
@@ -310,14 +314,14 @@ class _Segment:
         dy = self.chunked(dy).to(self.dtype)  # (b, c, Q, H, P)
         dX, dB, dC, flow = self._quadratic_backward(dy)
         dX_off, dB_off, dC_off, flow_off, dstate = self._low_rank_backward(state, dstate, dy)
-        dX = torch.addcmul(dX.transpose(2, 3), self.ungrouped(dX_off), self.decay_out)  # (b, c, Q, H, P)
+        dX = self.ungrouped(dX_off).mul_(self.decay_out).add_(dX.transpose(2, 3))  # (b, c, Q, H, P)
         flow = (flow + flow_off).transpose(2, 3)  # (b, c, Q, H)
 
         x, dt = self.x.to(self.dtype), self.dt.unsqueeze(-1)
         ddt = (dX * x).sum(-1) + flow * self.problem.A.double()
-        dx = dX * dt
+        dx = dX.mul_(dt)
         if self.problem.D is not None:
-            dx = torch.addcmul(dx, dy, self.problem.D)
+            dx.addcmul_(dy, self.problem.D)
             grads.D.add_((dy * x).sum((0, 1, 2)).sum_to_size(grads.D.shape))
         grads.A.add_((flow * self.dt).sum((0, 1, 2)))
         for grad, value in ((grads.x, dx), (grads.dt, ddt)):
@@ -332,7 +336,7 @@ class _Segment:
         Returns:
             dX (b, c, H, Q, P), dB and dC (b, c, G, Q, N), and the flow past each step (b, c, H, Q) in float64.
         """
-        X, dY = self.matrices(self.x * self.dt.unsqueeze(-1)), self.matrices(dy)  # (b, c, H, Q, P)
+        X, dY = self.inputs(), self.matrices(dy)  # (b, c, H, Q, P)
         products = self.C @ self.B.transpose(-1, -2)  # (b, c, G, Q, Q)
         decay = self.decay()  # (b, c, G, R, Q, Q)
         through = (dY @ X.transpose(-1, -2)).unflatten(2, (self.groups, self.ratio)).mul_(decay)
@@ -357,17 +361,15 @@ class _Segment:
         inputs = self.weighted_inputs()
         before, _ = self.states(state, inputs)
         dreads = self.grouped(dy * self.decay_in)
-        backwards = reversed(list(self.order()))
-        after, dstate = self._recur(dstate, self.C.transpose(-1, -2) @ dreads, backwards)  # dL/d states at chunk ends
-        dinputs = self.B @ after
+        after, dstate = self._recur(dstate, self.C.transpose(-1, -2) @ dreads, self.order()[::-1])  # at chunk ends
+        dinputs, dB, dC = self.B @ after, inputs @ after.transpose(-1, -2), dreads @ before.transpose(-1, -2)
 
-        arriving = self._dot(dreads, self.C @ before)  # from earlier chunks at each step
-        leaving = self._dot(dinputs, inputs)  # from each step to later chunks
-        crossing = (before * after).unflatten(-1, (self.ratio, -1)).mul_(self.passing).sum((3, 5)).flatten(2)
+        arriving = self._sum((self.C @ before).mul_(dreads))  # from earlier chunks at each step
+        leaving = self._sum(inputs.mul_(dinputs))  # from each step to later chunks
+        crossing = before.mul_(after).unflatten(-1, (self.ratio, -1)).mul_(self.passing).sum((3, 5)).flatten(2)
         flow = arriving @ self.until + leaving @ (1 - self.until) + crossing.unsqueeze(-1)
-        dB, dC = inputs @ after.transpose(-1, -2), dreads @ before.transpose(-1, -2)
         return dinputs, dB, dC, flow, dstate
 
-    def _dot(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Two (b, c, G, Q, R·P) -> (b, c, H, Q), summed over P, in float64."""
-        return (a * b).unflatten(-1, (self.ratio, -1)).sum(-1).transpose(3, 4).flatten(2, 3).double()
+    def _sum(self, products: torch.Tensor) -> torch.Tensor:
+        """(b, c, G, Q, R·P) -> (b, c, H, Q), summed over P, in float64."""
+        return products.unflatten(-1, (self.ratio, -1)).sum(-1).transpose(3, 4).flatten(2, 3).double()
