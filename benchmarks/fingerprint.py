@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from .. import backbones
@@ -52,6 +51,15 @@ def _answer(*command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip().partition("\n")[0] or None
+
+
+def _memory_gib() -> int | None:
+    """The machine's memory; None where psutil is missing, which the kernels' benchmark does without."""
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return None
+    return round(psutil.virtual_memory().total / 2**30)
 
 
 @functools.cache
@@ -107,7 +115,7 @@ def collect(device: str | torch.device = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "affinity": available_cores(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in DISTRIBUTIONS},
