@@ -52,7 +52,8 @@ class StageRecord:
     """A run of blocks at one stride.
 
     Attributes:
-        name: module path(s).
+        name: module path, the first and the last where there are several; ``stem``, ``head`` and ``between`` are what
+            runs before, after and around the stages.
         stride: pixels per token side, ``None`` where the output is no grid.
         grid: (H, W) in tokens, ``None`` where the output is a sequence that is no grid.
         tokens: L, without prefix tokens.
@@ -62,7 +63,8 @@ class StageRecord:
         causal: whether some attention in it is causal.
         six_d: 6·D, the paper's threshold (arXiv 2405.07992, section 3.1).
         formula: L/6D.
-        rho: FLOPs that grow quadratically over all others; ``rho_exact`` the same as a fraction.
+        rho: FLOPs that grow quadratically over all others; ``rho_exact`` the same as a fraction; ``None`` where growth
+            is unknown.
         attention_ratio: act×act FLOPs, quadratic or not, over all others; ``attention_ratio_exact`` as a fraction.
         exponent: d log FLOPs / d log pixels at this size; ``None`` where growth is unknown.
         flops, macs, flops_by_class: cost of the stage.
@@ -80,8 +82,8 @@ class StageRecord:
     causal: bool
     six_d: int | None
     formula: float | None
-    rho: float
-    rho_exact: str
+    rho: float | None
+    rho_exact: str | None
     attention_ratio: float
     attention_ratio_exact: str
     exponent: float | None
@@ -148,7 +150,8 @@ class AnalysisRecord:
         causal: whether some attention is causal.
         flops, macs, flops_by_class, macs_by_class: the cost of one image in that convention.
         macs_paper: MACs as fvcore's convention has them, whatever ``convention`` is.
-        rho: FLOPs that grow quadratically over all others; ``rho_exact`` the same as a fraction.
+        rho: FLOPs that grow quadratically over all others; ``rho_exact`` the same as a fraction; ``None`` where growth
+            is unknown.
         attention_ratio: act×act FLOPs, quadratic or not, over all others.
         formula: L/6D of ``formula_stage`` (the stage of stride 16, else the costliest).
         exponent: d log FLOPs / d log pixels at this size.
@@ -176,8 +179,8 @@ class AnalysisRecord:
     flops_by_class: dict[str, int]
     macs_by_class: dict[str, int]
     macs_paper: int
-    rho: float
-    rho_exact: str
+    rho: float | None
+    rho_exact: str | None
     attention_ratio: float
     formula: float | None
     formula_stage: str | None

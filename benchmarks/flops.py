@@ -1,330 +1,483 @@
-"""Integer FLOPs and MACs of any model, counted on the meta device: nothing is computed, nothing is allocated.
+"""Counts the arithmetic of one forward pass, exactly, without computing anything.
 
-A forward pass runs under a dispatch mode that sees every ATen operation after decomposition, so a fused attention, an
-einsum or ``nn.MultiheadAttention``'s fast path are the matrix products that they are. Counters that hook modules or
-traced operators miss those silently (pytorch/pytorch#195460; for ViT-S at 800×1280 that hides 63 % of the work).
+The network runs once on PyTorch's meta device, where tensors have shapes but no memory, under a dispatch mode that
+sees every operator below the Python API. Composite operators (scaled_dot_product_attention, einsum, matmul, …) are
+taken apart first, so fused and eager attention, grouped queries and nn.MultiheadAttention all come down to the same
+few matrix products.
 
-What is counted, a multiply-add being two FLOPs:
+What an operator multiplies decides its class. A tensor is an *activation* if any part of it was computed from the
+image; everything else (parameters, buffers, position tables, standardised weights) is a *weight*:
 
-* ``linear``       matrix products in which one factor is a weight;
-* ``convolution``  convolutions, of any kernel and grouping;
-* ``act×act``      matrix products of two activations: attention scores and values, whatever the module is called;
-* ``scan``         operators that register a formula with ``backbones/ops/flops.py``.
+    linear       activation × weight, and recurrent layers (LSTM, GRU)
+    convolution  a convolution of an activation with a weight
+    attention    activation × activation, whatever the layer is called
+    scan         selective scans and their like, by the formulas in `backbones.ops.flops`
+    other        weight × weight: the same for any batch, and could be stored; in convention ``paper`` also norms etc.
 
-A factor is a weight if its storage is a parameter's or a buffer's, or was computed from such storages and constants
-alone. Biases, norms, activations, softmax and pooling are ``other``: they are listed by operator with calls and output
-elements, but never added to FLOPs (about half a per cent). A matrix product, convolution or custom operator without a
-formula is an error, not a zero. A causal attention is counted in full, as dense kernels without skipping compute it;
-the count says in which modules that happens.
+Two conventions:
+
+    exact  one multiply-add is 2 FLOPs and 1 MAC. Convolutions, matrix products and scans are counted, padding
+           included; element-wise operators, norms, softmax and pooling are not, but listed with their elements.
+           Attention called with is_causal=True counts the pairs that exist: L·(L + 1)/2 of L². A causal mask that is
+           passed as a tensor is data and cannot be told from any other: it is counted in full.
+    paper  what vision papers print as "FLOPs", in fact multiply-adds: fvcore's sums, in which a norm costs 5 per
+           element (batch norm 2), bilinear resizing 4, adaptive pooling 1, plus the attention that fvcore leaves out
+           (causal or not, in full) and scans by the figure of their field, added as if it were multiply-adds.
+
+An operator that multiplies matrices or convolves, or any operator that is not PyTorch's own, for which no formula is
+known, is an error and never a silent zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
 
 from ..backbones.ops.flops import SCAN_FLOPS
+from .analysis import FLOP_CLASSES
+
+Convention = Literal["exact", "paper"]
+CONVENTIONS: tuple[Convention, ...] = ("exact", "paper")
 
 aten = torch.ops.aten
 
-CLASSES = ("linear", "convolution", "act×act", "scan")
-CONVENTIONS = ("exact", "paper")
+
+class Product(NamedTuple):
+    """Shape of a batched matrix product, ``(batch, m, k) × (batch, k, n)``."""
+
+    batch: int
+    m: int
+    k: int
+    n: int
+
+    @property
+    def macs(self) -> int:
+        return self.batch * self.m * self.k * self.n
 
 
-def _product(m: int, k: int, n: int, batch: int = 1) -> int:
-    return 2 * batch * m * k * n
+@dataclass(frozen=True, slots=True)
+class OpCount:
+    """One call of a counted operator.
 
+    Attributes:
+        op: its name.
+        kind: one of `analysis.FLOP_CLASSES`.
+        flops: FLOPs in convention ``exact``.
+        paper_macs: MACs in convention ``paper``.
+        product: its shape, if it is a matrix product.
+        causal: inside a causal attention.
+    """
 
-# Operator: (FLOPs from the arguments, positions of its two factors).
-_PRODUCTS: dict[Any, tuple[Callable[..., int], tuple[int, int]]] = {
-    aten.mm: (lambda a, b: _product(a.shape[0], a.shape[1], b.shape[1]), (0, 1)),
-    aten.bmm: (lambda a, b: _product(a.shape[1], a.shape[2], b.shape[2], a.shape[0]), (0, 1)),
-    aten.addmm: (lambda _, a, b: _product(a.shape[0], a.shape[1], b.shape[1]), (1, 2)),
-    aten.baddbmm: (lambda _, a, b: _product(a.shape[1], a.shape[2], b.shape[2], a.shape[0]), (1, 2)),
-    aten.addbmm: (lambda _, a, b: _product(a.shape[1], a.shape[2], b.shape[2], a.shape[0]), (1, 2)),
-    aten.mv: (lambda a, b: _product(a.shape[0], a.shape[1], 1), (0, 1)),
-    aten.addmv: (lambda _, a, b: _product(a.shape[0], a.shape[1], 1), (1, 2)),
-    aten.dot: (lambda a, b: _product(1, a.shape[0], 1), (0, 1)),
-    aten.vdot: (lambda a, b: _product(1, a.shape[0], 1), (0, 1)),
-    aten.addr: (lambda _, a, b: _product(a.shape[0], 1, b.shape[0]), (1, 2)),
-}
-
-# Names that say "matrix product" or "convolution": without a formula here such an operator must not pass as zero.
-_SUSPICIOUS = ("mm", "matmul", "conv", "attention", "linear", "einsum", "dot", "lstm", "gru", "rnn", "fft", "cdist")
-_HARMLESS = ("upsample", "linear_interp", "softmax", "gamma", "fill", "comm", "linspace", "rrelu", "_fft_c2r_dummy")
-
-# Norm elements as fvcore counts them, per input element with an affine transform: what published figures include.
-_NORMS = {
-    aten.native_layer_norm: 5,
-    aten.native_group_norm: 5,
-    aten.native_batch_norm: 2,
-    aten._native_batch_norm_legit_no_training: 2,
-    aten.cudnn_batch_norm: 2,
-    aten._fused_rms_norm: 5,
-}
-
-
-@dataclass(frozen=True)
-class Op:
-    """One counted operation."""
-
-    module: str
-    """Dotted path of the innermost module that called it; empty for the model itself."""
+    op: str
     kind: str
-    """One of CLASSES."""
     flops: int
+    paper_macs: int
+    product: Product | None = None
+    causal: bool = False
+
+    def cost(self, convention: Convention) -> int:
+        """FLOPs in a convention."""
+        return self.flops if convention == "exact" else 2 * self.paper_macs
+
+    def macs(self, convention: Convention) -> int:
+        """Multiply-adds; of a scan's single FLOPs two make one, rounded up."""
+        return (self.flops + 1) // 2 if convention == "exact" else self.paper_macs
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
+class ModuleCount:
+    """What one module did itself, its submodules apart.
+
+    Attributes:
+        ops: counted operators in order of execution.
+        bytes_moved: bytes that its operators read and write, counted or not, views apart.
+        bytes_written: bytes that they write.
+        out_shape: shape of the output of its last call, ``None`` if that is no tensor.
+        mixers: operators without a product that make tokens meet: ``convolution`` (kernel > 1, stride 1), ``pooling``.
+    """
+
+    ops: list[OpCount] = field(default_factory=list)
+    bytes_moved: int = 0
+    bytes_written: int = 0
+    out_shape: tuple[int, ...] | None = None
+    mixers: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Uncounted:
-    """Calls of one operator that has no part in the FLOPs."""
+    """Calls of an operator that no FLOPs are counted for, and their elements (read or written, the larger)."""
 
-    calls: int
-    elements: int
-    """Output elements, summed over the calls."""
+    calls: int = 0
+    elements: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Count:
-    """Everything one forward pass did."""
+    """The arithmetic of one forward pass.
 
-    ops: list[Op] = field(default_factory=list)
-    uncounted: dict[str, Uncounted] = field(default_factory=dict)
-    norm_elements: int = 0
-    """What fvcore adds for norms: 5 per element of a layer norm, 2 of a batch norm in eval mode."""
-    fused_attention: int = 0
-    """The part of act×act FLOPs that went through ``F.scaled_dot_product_attention``: what fvcore counts as zero."""
-    paper_scan: int = 0
-    """FLOPs of the scans by the field's formula instead of the recurrence's own arithmetic."""
-    causal_modules: set[str] = field(default_factory=set)
-    activation_elements: dict[str, int] = field(default_factory=dict)
-    """Elements written by all operations but views, by module."""
-    output_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of each module's (first) output tensor."""
+    Attributes:
+        modules: by path (``""`` is the network), in order of first execution.
+        uncounted: by operator, with the most elements first.
+        causal: whether some attention was causal.
+    """
 
-    def flops(self, kind: str | None = None, within: str = "") -> int:
-        """FLOPs of one class or of all, of the whole model or of the module ``within`` and those inside it."""
-        return sum(op.flops for op in self.ops if kind in (None, op.kind) and inside(op.module, within))
-
-    def macs(self, kind: str | None = None, within: str = "") -> int:
-        """Multiply-adds: half the FLOPs."""
-        return self.flops(kind, within) // 2
-
-    def by_class(self, within: str = "") -> dict[str, int]:
-        """FLOPs of every class."""
-        return {kind: self.flops(kind, within) for kind in CLASSES}
+    modules: dict[str, ModuleCount]
+    uncounted: dict[str, Uncounted]
 
     @property
-    def paper(self) -> int:
-        """The number that papers print as "FLOPs", in "G": MACs of the products and convolutions plus norm elements
-        (fvcore's convention), plus 9·B·L·D·N for a scan, which the field adds without halving it."""
-        return (self.flops() - self.flops("scan")) // 2 + self.norm_elements + self.paper_scan
+    def causal(self) -> bool:
+        return any(op.causal for module in self.modules.values() for op in module.ops)
+
+    def flops(self, convention: Convention = "exact") -> int:
+        """All FLOPs."""
+        return sum(self.flops_by_class(convention).values())
+
+    def macs(self, convention: Convention = "exact") -> int:
+        """All multiply-adds."""
+        return sum(op.macs(convention) for module in self.modules.values() for op in module.ops)
+
+    def flops_by_class(self, convention: Convention = "exact") -> dict[str, int]:
+        """FLOPs of each of `analysis.FLOP_CLASSES`."""
+        return sum_by_class((op for module in self.modules.values() for op in module.ops), convention)
 
 
-def inside(module: str, ancestor: str) -> bool:
-    """Whether the dotted path ``module`` is ``ancestor`` or lies within it; everything lies within ``""``."""
-    return not ancestor or module == ancestor or module.startswith(ancestor + ".")
+def sum_by_class(ops: Iterator[OpCount], convention: Convention) -> dict[str, int]:
+    """FLOPs of each of `analysis.FLOP_CLASSES`."""
+    totals = dict.fromkeys(FLOP_CLASSES, 0)
+    for op in ops:
+        totals[op.kind] += op.cost(convention)
+    return totals
 
 
-class _Weights:
-    """Storages that hold weights or constants, or what was computed from them alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        tensors = (*model.parameters(), *model.buffers())
-        self.storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}  # kept alive: no reuse
-
-    def __contains__(self, tensor: torch.Tensor) -> bool:
-        return tensor.untyped_storage()._cdata in self.storages
-
-    def propagate(self, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        derived = all(t in self for t in inputs)  # also without inputs: a constant
-        for out in outputs:
-            storage = out.untyped_storage()
-            if derived:
-                self.storages[storage._cdata] = storage
-            else:
-                self.storages.pop(storage._cdata, None)
+class UnknownOperatorError(ValueError):
+    """The network calls an operator whose FLOPs nobody has stated."""
 
 
-class _CausalAttention(TorchFunctionMode):
-    """Notes who asks for a causal or fused attention, before it is decomposed."""
-
-    def __init__(self, counter: _CountingMode) -> None:
-        super().__init__()
-        self.counter = counter
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
-            self.counter.count.causal_modules.add(self.counter.module)
-        before = self.counter.count.flops("act×act")
-        out = func(*args, **kwargs)
-        self.counter.count.fused_attention += self.counter.count.flops("act×act") - before
-        return out
-
-
-class _CountingMode(TorchDispatchMode):
-    """Adds up every operation of a forward pass on meta tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.count = Count()
-        self.weights = _Weights(model)
-        self.stack: list[str] = [""]
-        self.uncounted: Counter[str] = Counter()
-        self.elements: Counter[str] = Counter()
-        self.activations: defaultdict[str, int] = defaultdict(int)
-
-    @property
-    def module(self) -> str:
-        return self.stack[-1]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        packet = func.overloadpacket
-        known = packet in _PRODUCTS or packet in SCAN_FLOPS or packet is aten.convolution
-        if not known and packet not in _NORMS:
-            with self:
-                decomposed = func.decompose(*args, **kwargs)
-            if decomposed is not NotImplemented:
-                return decomposed
-        out = func(*args, **kwargs)
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
-        self._record(func, packet, args, kwargs, inputs, outputs)
-        self.weights.propagate(inputs, outputs)
-        return out
-
-    def _record(
-        self, func: Any, packet: Any, args: tuple, kwargs: dict, inputs: list[torch.Tensor], outputs: list[torch.Tensor]
-    ) -> None:
-        if all(t in self.weights for t in inputs):
-            return  # a constant, or a weight made ready: not work per image
-        if func.is_view or packet in (aten.detach, aten.alias, aten._unsafe_view):
-            return
-        elements = outputs[0].numel() if outputs else 0  # further outputs are statistics and indices
-        self.activations[self.module] += elements
-        if packet in _PRODUCTS:
-            formula, factors = _PRODUCTS[packet]
-            weighted = any(args[i] in self.weights for i in factors)
-            self._add("linear" if weighted else "act×act", formula(*args[: max(factors) + 1]))
-        elif packet is aten.convolution:
-            self._add("convolution" if args[1] in self.weights else "act×act", _convolution(*args, out=outputs[0]))
-        elif packet in SCAN_FLOPS:
-            self._add("scan", SCAN_FLOPS[packet].exact(*args, **kwargs))
-            self.count.paper_scan += SCAN_FLOPS[packet].paper(*args, **kwargs)
-        else:
-            _refuse_unknown(func, self.module)
-            self.uncounted[str(packet)] += 1
-            self.elements[str(packet)] += elements
-            if packet in _NORMS:
-                self.count.norm_elements += args[0].numel() * _norm_factor(packet, args)
-
-    def _add(self, kind: str, flops: int) -> None:
-        self.count.ops.append(Op(self.module, kind, flops))
-
-    def finish(self) -> Count:
-        self.count.uncounted = {
-            name: Uncounted(calls, self.elements[name]) for name, calls in sorted(self.uncounted.items())
-        }
-        self.count.activation_elements = dict(self.activations)
-        return self.count
-
-
-def _convolution(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    *_: Any,
-    out: torch.Tensor,
-) -> int:
-    """Every kernel tap meets every position of the output; of the input, if transposed. Padding counts."""
-    positions = math.prod((x if transposed else out).shape[2:]) * x.shape[0]
-    return 2 * positions * weight.numel()
-
-
-def _norm_factor(packet: Any, args: tuple) -> int:
-    """fvcore's FLOPs per element, one less without an affine weight."""
-    weight = args[2] if packet in (aten.native_layer_norm, aten._fused_rms_norm) else args[1]
-    return _NORMS[packet] - (0 if isinstance(weight, torch.Tensor) else 1)
-
-
-def _refuse_unknown(func: Any, module: str) -> None:
-    name = func.overloadpacket.__name__
-    custom = func.namespace not in ("aten", "prims", "prim", "profiler", "inductor")
-    product = any(part in name for part in _SUSPICIOUS) and not any(part in name for part in _HARMLESS)
-    if custom or product:
-        raise ValueError(
-            f"no FLOP formula for operator {func.namespace}::{name}, called in {module or 'the model itself'}: "
-            "register one with mixerzoo.backbones.ops.flops.register_scan_flops"
-        )
-
-
-@contextmanager
-def _tracked_modules(model: nn.Module, counter: _CountingMode) -> Iterator[None]:
-    """Keeps ``counter.stack`` at the module that is running, and notes output shapes."""
-    names = {id(module): name for name, module in model.named_modules()}
-
-    def enter(module: nn.Module, _: Any) -> None:
-        counter.stack.append(names.get(id(module), counter.module))
-
-    def leave(module: nn.Module, _: Any, out: Any) -> None:
-        name = counter.stack.pop()
-        first = next((t for t in tree_leaves(out) if isinstance(t, torch.Tensor)), None)
-        if first is not None:
-            counter.count.output_shapes[name] = tuple(first.shape)
-
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def count(model: nn.Module, image_size: tuple[int, int], *, batch: int = 1, in_chans: int = 3) -> Count:
-    """Counts one forward pass of a model on the meta device.
+def count_flops(model: nn.Module, image_size: tuple[int, int], *, batch: int = 1, in_chans: int | None = None) -> Count:
+    """Counts one forward pass in eval mode.
 
     Args:
-        model: built on, or moved to, the meta device. It is put in eval mode, and its parameters stop requiring
-            gradients (checkpointing and autograd's own operations are not part of a forward pass).
+        model: any network of an image (B, C, H, W); left as it is. On another device than meta it is run with meta
+            copies of its parameters and buffers.
         image_size: (H, W) in pixels.
-        batch: images; FLOPs grow in proportion.
-        in_chans: channels of the images.
+        batch: images B.
+        in_chans: channels C; ``None`` for the network's own.
 
     Raises:
-        ValueError: the model is not on meta, does not take such an image, or runs an operator that looks like a
-            matrix product, a convolution or a custom kernel and has no formula.
+        UnknownOperatorError: an operator that multiplies has no formula.
     """
-    parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device.type != "meta":
-        raise ValueError(f"count needs a model on the meta device, got one on {parameter.device}")
-    model.eval().requires_grad_(False)
-    dtype = parameter.dtype if parameter is not None else torch.float32
-    image = torch.zeros(batch, in_chans, *image_size, device="meta", dtype=dtype)
-    counter = _CountingMode(model)
-    with _tracked_modules(model, counter), _CausalAttention(counter), counter:
+    if in_chans is None:
+        in_chans = _in_chans(model)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
+    on_meta = {name: t.to("meta") for name, t in tensors.items() if not t.is_meta}
+    training = {module: module.training for module in model.modules()}
+    # Inference mode also shows the composite operators, of which only scaled_dot_product_attention knows "causal".
+    with torch.inference_mode(), torch.device("meta"):
+        image = torch.empty(batch, in_chans, *image_size, dtype=dtype)
+        counter = _Counter(model, image)
         try:
-            model(image)
-        except (RuntimeError, AssertionError, IndexError, TypeError) as error:
-            height, width = image_size
-            raise ValueError(f"the model does not take images of {height}×{width} pixels: {error}") from error
-    return counter.finish()
+            model.eval()
+            with counter.running():
+                if on_meta:
+                    torch.func.functional_call(model, on_meta, (image,))
+                else:
+                    model(image)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+    uncounted = sorted(counter.uncounted.items(), key=lambda item: (-item[1].elements, item[0]))
+    return Count(counter.modules, dict(uncounted))
+
+
+def _in_chans(model: nn.Module) -> int:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return getattr(model, "in_chans", None) or cfg.get("input_size", (3,))[0]
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operator, tells activations from weights, and books the arithmetic on the module that is running."""
+
+    def __init__(self, model: nn.Module, image: torch.Tensor) -> None:
+        super().__init__()
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.stack = [""]
+        self.modules: dict[str, ModuleCount] = {"": ModuleCount()}
+        self.uncounted: dict[str, Uncounted] = {}
+        # Storages that hold activations, kept alive so that no address is used twice.
+        self.activations: dict[int, torch.UntypedStorage] = {}
+        self.causal: tuple[int, int] | None = None  # (queries, keys) while inside a causal attention
+        self.inside_extra = False
+        self._mark(image)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for hook in (
+                register_module_forward_pre_hook(self._enter),
+                register_module_forward_hook(self._leave, always_call=True),
+            ):
+                stack.callback(hook.remove)
+            stack.enter_context(self)
+            yield
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        path = self.paths.get(id(module))
+        if path is not None:
+            self.stack.append(path)
+            self.modules.setdefault(path, ModuleCount())
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        path = self.paths.get(id(module))
+        if path is not None:
+            self.stack.pop()
+            self.modules[path].out_shape = tuple(out.shape) if isinstance(out, torch.Tensor) else None
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        extra = PAPER_EXTRAS.get(packet) if not self.inside_extra else None
+        known = packet in FORMULAS or packet in SCAN_FLOPS or packet in flop_registry
+        shape = SHAPES.get(packet)
+        if not known and shape is None:
+            out = self._take_apart(func, args, kwargs, inside_extra=extra is not None)
+            if out is not NotImplemented:
+                if extra is not None:
+                    self._module.ops.append(OpCount(str(packet), "other", 0, extra(out, args)))
+                return out
+        out = shape(args) if shape is not None else func(*args, **kwargs)
+        if extra is not None:
+            self._module.ops.append(OpCount(str(packet), "other", 0, extra(out, args)))
+        self._book(func, args, kwargs, out, known)
+        return out
+
+    def _take_apart(self, func: OpOverload, args: tuple, kwargs: dict[str, Any], inside_extra: bool) -> Any:
+        """Runs a composite operator by its parts, which come back here; ``NotImplemented`` if it has none."""
+        before = self.causal, self.inside_extra
+        self.inside_extra |= inside_extra
+        if func._overloadpacket is aten.scaled_dot_product_attention:
+            is_causal = args[5] if len(args) > 5 else kwargs.get("is_causal", False)
+            self.causal = (args[0].shape[-2], args[1].shape[-2]) if is_causal else None
+        try:
+            with self:
+                return func.decompose(*args, **kwargs)
+        finally:
+            self.causal, self.inside_extra = before
+
+    @property
+    def _module(self) -> ModuleCount:
+        return self.modules[self.stack[-1]]
+
+    def _mark(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.activations[storage._cdata] = storage
+
+    def is_activation(self, tensor: Any) -> bool:
+        """Whether some of the tensor was computed from the image."""
+        return isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata in self.activations
+
+    def _book(self, func: OpOverload, args: tuple, kwargs: dict[str, Any], out: Any, known: bool) -> None:
+        inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
+        outputs = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
+        if any(map(self.is_activation, inputs)) and not _CONSTANT.match(func._opname):
+            for tensor in outputs:
+                self._mark(tensor)
+        sources = {t.untyped_storage()._cdata for t in inputs}
+        if not func._schema.is_mutable and all(t.untyped_storage()._cdata in sources for t in outputs):
+            return  # a view does no work
+        read, written = _bytes(inputs), _bytes(outputs)
+        self._module.bytes_moved += read + written
+        self._module.bytes_written += written
+        if known:
+            self._module.ops.append(self._count(func._overloadpacket, args, kwargs, out))
+        else:
+            _refuse_arithmetic(func, self.stack[-1])
+            elements = max((t.numel() for t in inputs + outputs), default=0)
+            if elements and func._overloadpacket not in _ALLOCATIONS:
+                entry = self.uncounted.setdefault(str(func._overloadpacket), Uncounted())
+                entry.calls += 1
+                entry.elements += elements
+        if mixer := _meeting_of_tokens(func._overloadpacket, args):
+            self._module.mixers.add(mixer)
+
+    def _count(self, packet: OpOverloadPacket, args: tuple, kwargs: dict[str, Any], out: Any) -> OpCount:
+        name = str(packet)
+        if packet in SCAN_FLOPS:
+            formulas = SCAN_FLOPS[packet]
+            return OpCount(name, "scan", formulas.exact(*args, **kwargs), formulas.paper(*args, **kwargs))
+        if packet not in FORMULAS:  # somebody registered it with torch.utils.flop_counter
+            flops = int(flop_registry[packet](*args, **kwargs, out_val=out))
+            return OpCount(name, "attention" if "attention" in name else "other", flops, flops // 2)
+        work = FORMULAS[packet](args, out)
+        active = [self.is_activation(operand) for operand in work.operands]
+        kind = ("other", work.kind, "attention")[sum(active)]
+        product = work.product
+        flops, causal = 2 * work.macs, False
+        if self.causal is not None and product is not None:
+            queries, keys = self.causal
+            if product.m == queries and keys in (product.n, product.k):  # q·kᵀ, or its softmax times v
+                triangle = min(queries, keys)  # query i sees keys 0…i
+                pairs = triangle * (triangle + 1) // 2 + (queries - triangle) * keys
+                flops, causal = flops // (queries * keys) * pairs, True
+        return OpCount(name, kind, flops, work.macs, product, causal)
+
+
+_ALLOCATIONS = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty)
+# Made from a tensor's shape, not from its values.
+_CONSTANT = re.compile(r"(new_.*|.*_like)$")
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _meeting_of_tokens(packet: OpOverloadPacket, args: tuple) -> str | None:
+    """How a convolution or a pooling of stride 1 mixes tokens; with a stride it down-samples."""
+    if packet is aten.convolution:
+        _, weight, _, stride, *_ = args
+        return "convolution" if math.prod(weight.shape[2:]) > 1 and set(stride) == {1} else None
+    if packet in (aten.avg_pool2d, aten.max_pool2d_with_indices):
+        return "pooling" if len(args) > 2 and set(args[2]) == {1} else None
+    return None
+
+
+# Names, with the namespace left out, of operators that multiply matrices or convolve.
+_ARITHMETIC = re.compile(
+    r"(^|_)(\w*mm|matmul|mv|addmv|\w*dot|addr|ger|linear|bilinear|trilinear|einsum|mha|lstm|gru|rnn|gemm|\w*dist"
+    r"|kron|scan)(_|$)|conv|attention|transformer|^linalg_(?!vector_norm|norm|cross)"
+)
+
+
+def _refuse_arithmetic(func: OpOverload, path: str) -> None:
+    namespace, _, name = func._schema.name.partition("::")
+    if namespace in ("aten", "prims") and not _ARITHMETIC.search(name):
+        return
+    raise UnknownOperatorError(
+        f"{path or 'the network'} calls {namespace}.{name}, whose FLOPs are unknown; register them with "
+        "mixerzoo.backbones.ops.flops.register_scan_flops or torch.utils.flop_counter.register_flop_formula"
+    )
+
+
+class Work(NamedTuple):
+    """Arithmetic of one call: multiply-adds, the two factors, the class if one of them is a weight, the shape."""
+
+    macs: int
+    operands: tuple[Any, Any]
+    kind: str
+    product: Product | None = None
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, product: Product) -> Work:
+    return Work(product.macs, (a, b), "linear", product)
+
+
+def _linear(args: tuple, out: torch.Tensor) -> Work:
+    x, weight = args[:2]  # (…, k), (n, k) or (k,)
+    k = weight.shape[-1]
+    return _product(x, weight, Product(1, x.numel() // k, k, weight.numel() // k))
+
+
+def _mm(a: torch.Tensor, b: torch.Tensor) -> Work:
+    return _product(a, b, Product(1, a.shape[0], a.shape[1], b.shape[1]))
+
+
+def _bmm(a: torch.Tensor, b: torch.Tensor) -> Work:
+    return _product(a, b, Product(*a.shape, b.shape[2]))
+
+
+def _mv(a: torch.Tensor, b: torch.Tensor) -> Work:
+    return _product(a, b, Product(1, a.shape[0], a.shape[1], 1))
+
+
+def _dot(args: tuple, out: torch.Tensor) -> Work:
+    a, b = args[:2]
+    return _product(a, b, Product(1, 1, a.numel(), 1))
+
+
+def _convolution(args: tuple, out: torch.Tensor) -> Work:
+    x, weight, _, _, _, _, transposed, _, _ = args
+    # A weight is (C_out, C_in/groups, kernel…), transposed (C_in, C_out/groups, kernel…): either way each position of
+    # one side meets all but the first of its axes.
+    positions = x.numel() if transposed else out.numel()
+    return Work(positions * math.prod(weight.shape[1:]), (x, weight), "convolution")
+
+
+def _recurrent(args: tuple, out: Any) -> Work:
+    x, _, params = args[:3]  # (L, B, C) or (B, L, C)
+    if not isinstance(params, list | tuple):
+        raise UnknownOperatorError("a recurrent layer on packed sequences has no stated FLOPs")
+    steps = x.shape[0] * x.shape[1]
+    return Work(steps * sum(p.numel() for p in params if p.ndim == 2), (x, params[0]), "linear")
+
+
+RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
+FORMULAS: dict[OpOverloadPacket, Callable[[tuple, Any], Work]] = {
+    aten.linear: _linear,
+    aten.mm: lambda args, out: _mm(args[0], args[1]),
+    aten.addmm: lambda args, out: _mm(args[1], args[2]),
+    aten.bmm: lambda args, out: _bmm(args[0], args[1]),
+    aten.baddbmm: lambda args, out: _bmm(args[1], args[2]),
+    aten.addbmm: lambda args, out: _bmm(args[1], args[2]),
+    aten.mv: lambda args, out: _mv(args[0], args[1]),
+    aten.addmv: lambda args, out: _mv(args[1], args[2]),
+    aten.dot: _dot,
+    aten.vdot: _dot,
+    aten.convolution: _convolution,
+    **dict.fromkeys(RECURRENT, _recurrent),
+}
+
+
+def _recurrent_shapes(args: tuple) -> tuple[torch.Tensor, ...]:
+    x, states = args[:2]
+    states = states if isinstance(states, list | tuple) else (states,)  # h, or h and c: (layers · directions, B, H)
+    directions = 2 if args[7] else 1
+    return x.new_empty(*x.shape[:2], directions * states[0].shape[-1]), *map(torch.empty_like, states)
+
+
+# Outputs of operators whose meta kernels take milliseconds: they walk all steps, or a decomposition in Python.
+SHAPES: dict[OpOverloadPacket, Callable[[tuple], Any]] = {
+    aten.batch_norm: lambda args: torch.empty_like(args[0]),
+    aten.layer_norm: lambda args: args[0].new_empty(args[0].shape),
+    aten._safe_softmax: lambda args: torch.empty_like(args[0]),
+    aten.gelu: lambda args: torch.empty_like(args[0]),
+    aten.linear: lambda args: args[0].new_empty(*args[0].shape[:-1], *args[1].shape[:-1]),
+    **dict.fromkeys(RECURRENT, _recurrent_shapes),
+}
+
+
+def _norm(affine: int) -> Callable[[Any, tuple], int]:
+    return lambda out, args: args[0].numel() * (5 if any(arg is not None for arg in args[affine : affine + 1]) else 4)
+
+
+def _batch_norm(out: Any, args: tuple) -> int:
+    x, weight, training = args[0], args[1], args[5]
+    if training:
+        return _norm(1)(out, args)
+    return x.numel() * (2 if weight is not None else 1)
+
+
+# fvcore's estimates, which published figures contain: operations of an element as if they were multiply-adds.
+PAPER_EXTRAS: dict[OpOverloadPacket, Callable[[Any, tuple], int]] = {
+    aten.layer_norm: _norm(2),
+    aten.group_norm: _norm(2),
+    aten.batch_norm: _batch_norm,
+    aten.instance_norm: _norm(1),
+    aten.upsample_nearest2d: lambda out, args: out.numel(),
+    aten.upsample_bilinear2d: lambda out, args: 4 * out.numel(),
+    aten.adaptive_avg_pool2d: lambda out, args: args[0].numel(),
+    aten.grid_sampler: lambda out, args: 4 * out.numel(),
+}

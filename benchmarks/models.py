@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .. import backbones  # noqa: F401  (registers our models with timm)
 
@@ -68,16 +69,67 @@ def build_model(
         ValueError: unknown name.
     """
     check_name(name)
-    device = torch.device(device)
+    return _build(name, image_size, torch.device(device), pretrained=pretrained, **kwargs)[0]
+
+
+class MetaModels:
+    """One architecture on the meta device at any image size; built once if its constructor does not ask for the size.
+
+    Args:
+        name: architecture, optionally with a pretrained tag.
+
+    Raises:
+        ValueError: unknown name.
+    """
+
+    def __init__(self, name: str) -> None:
+        check_name(name)
+        self.name = name
+        self._any_size = False
+        self._latest: tuple[tuple[int, int], nn.Module] | None = None
+
+    def at(self, image_size: tuple[int, int]) -> nn.Module:
+        """The network for images of (H, W) pixels, in eval mode, its parameters without gradients."""
+        if self._latest is not None and (self._any_size or self._latest[0] == image_size):
+            return self._latest[1]
+        with _Uninitialized():
+            model, sized = _build(self.name, image_size, torch.device("meta"))
+        model.eval().requires_grad_(False)
+        self._any_size, self._latest = not sized, (image_size, model)
+        return model
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves meta tensors as they are where a constructor would fill them: most of its time, and to no effect."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+_FILLS = {
+    getattr(torch.Tensor, name)
+    for name in ("__setitem__", "add_", "clamp_", "copy_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
+} | {nn.init.constant_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_}
+
+
+def _build(
+    name: str, image_size: tuple[int, int] | None, device: torch.device, **kwargs: Any
+) -> tuple[nn.Module, bool]:
+    """The network, and whether it was built for ``image_size``."""
     if image_size is not None:
         try:
-            return _create(name, device, pretrained=pretrained, img_size=image_size, **kwargs)
+            return _create(name, device, img_size=image_size, **kwargs), True
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-        except AssertionError:
-            pass  # a fixed grid that this shape does not fit; some such models still take it as it comes
-    return _create(name, device, pretrained=pretrained, **kwargs)
+        except AssertionError:  # a fixed grid that this shape does not fit; some such models still take it as it comes
+            return _create(name, device, **kwargs), True
+    return _create(name, device, **kwargs), False
 
 
 def _create(name: str, device: torch.device, **kwargs: Any) -> nn.Module:
