@@ -69,7 +69,7 @@ class BidirectionalMamba(nn.Module):
         return self.out_proj(y.to(x.dtype) / 2)
 
     @staticmethod
-    def _conv(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def _conv(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Depthwise convolution with zeros on both sides; ``weight`` (E, 1, taps)."""
         return F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, weight.shape[-1] - 1), groups=weight.shape[0])
 
