@@ -18,6 +18,7 @@ from .contract import checkpoint_numel
 CONTIGUOUS_LAST = False
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 LANES = 32  # channels of one tile, as in scan_cpu.c
+THREAD_WORK = 1 << 15  # states updated in about the time in which a thread is woken
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _SUFFIXES = {torch.float32: "float", torch.float64: "double"}
 _ABSENT = (0,) * 7
@@ -53,6 +54,10 @@ def _run(kernel: str, dtype: torch.dtype, *fields: int) -> None:
     """Calls a kernel on a ``problem`` of scan_cpu.c, all of whose fields, pointers included, have 64 bits."""
     if getattr(_kernels(), f"{kernel}_{_SUFFIXES[dtype]}")((c_int64 * len(fields))(*fields)):
         raise MemoryError(f"{kernel}: no memory for the states of {LANES} channels per thread")
+
+
+def _threads(work: int) -> int:
+    return min(torch.get_num_threads(), 1 + work // THREAD_WORK)
 
 
 def _pointer(x: torch.Tensor | None) -> int:
@@ -100,11 +105,11 @@ def forward(
     y = torch.empty((batch, length, 1 if merge else K, channels), dtype=A.dtype if sums else out_dtype)
     last_state = A.new_empty((batch, *A.shape))
     checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
-    codes = (c_int64 * K)(*routes)
+    codes, threads = (c_int64 * K)(*routes), _threads(batch * length * A.numel())
     _run(
         "scan_forward",
         A.dtype,
-        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, torch.get_num_threads(), 0),
+        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, threads, 0),
         ctypes.addressof(codes),
         *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_ABSENT),
         *(_pointer(A), _pointer(D), _pointer(delta_bias), 0),
@@ -137,7 +142,7 @@ def _reduce(parts: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch
         return parts.view(shape)
     total = torch.empty(shape, dtype=dtype)
     reduce = getattr(_kernels(), f"scan_reduce_{_SUFFIXES[parts.dtype]}")
-    sizes = (parts.shape[0], total.numel(), torch.get_num_threads())
+    sizes = (parts.shape[0], total.numel(), _threads(parts.numel()))
     reduce(parts.data_ptr(), total.data_ptr(), _DTYPE_CODES[dtype], *sizes)
     return total
 
@@ -169,11 +174,11 @@ def backward(
     dA, dD, dbias = (None if x is None else A.new_empty((batch, *x.shape)) for x in (A, D, delta_bias))
     dlast_state = None if dlast_state is None else dlast_state.to(A.dtype).contiguous()
 
-    codes = (c_int64 * K)(*routes)
+    codes, threads = (c_int64 * K)(*routes), _threads(batch * length * A.numel())
     _run(
         "scan_backward",
         A.dtype,
-        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, torch.get_num_threads(), slices),
+        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, threads, slices),
         ctypes.addressof(codes),
         *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_activation(dy)),
         *(_pointer(A), _pointer(D), _pointer(delta_bias), _pointer(dlast_state)),

@@ -3,9 +3,9 @@
 A multiplication, an addition, a division, an exponential and a log1p are one FLOP each, and a sum of n terms is n
 additions (as in the usual 2·M·N·K of a matmul). Counted per batch, step, route and channel, N states each:
 
-    forward   dt·A, exp, ·h, dt·u·B, +, ·C, Σ                                7N + 1 (the one is dt·u)
-    backward  recomputed h (5N + 1); λ = g·C + a·λ (3N); Σ λ·B, Σ g·h, Σ λ·dt·u (2N each);
-              q = λ·a·h (2N); Σ A·q, Σ dt·q (2N each); du and ddelta (3)     20N + 4
+    forward   dt·A, exp, ·h, dt·u·B, +, ·C, Σ                               7N + 1 (the one is dt·u)
+    backward  h again (5N + 1); λ = g·C + μ, μ = a·λ (3N); Σ λ·B, Σ g·h, Σ λ·dt·u (2N each);
+              q = μ·h (N); Σ A·q, Σ dt·q (2N each); du, ddelta (3)          19N + 4
 
 plus delta_bias, softplus, D and z where present, and the merge. How a backend arranges the work (recomputation, a
 second exponential, padding) is not counted, nor are index arithmetic, casts and memory traffic.
@@ -85,7 +85,7 @@ def backward_exact(
 ) -> int:
     """FLOPs of the backward op, the recomputation of the states included."""
     N = A.shape[-1]
-    per_element = 20 * N + 4 + _step_size(delta_bias, delta_softplus)
+    per_element = 19 * N + 4 + _step_size(delta_bias, delta_softplus)
     if delta_softplus:
         per_element += 4  # its derivative, sigmoid, is 3, times ddt
     if delta_bias is not None:
