@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from mixerzoo.backbones.ops.selective_scan import selective_scan
 from mixerzoo.benchmarks import oracle
 
