@@ -1,0 +1,381 @@
+"""The ``triton`` backend: the canonical problem of :mod:`.contract` on a GPU, channels last, without copies.
+
+A program is one warp over 32 or 64 channels of one route of one image. It walks the route step by step with its states
+in registers and addresses every pixel where it lies, so that a direction costs an addition per step. The kernels are in
+:mod:`.triton_forward` and :mod:`.triton_backward`; this module lays out memory and chooses launches.
+
+Where there are too few programs to fill the GPU (small batches of long sequences), the sequence is split into segments:
+one pass finds what each segment makes of a zero state, a scan over segments turns that into the state which enters each,
+and the real pass runs all segments at once.
+
+Nothing is tuned at run time, and a kernel is compiled once per combination of dtypes, N, routes and optional arguments,
+not per resolution or batch size.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .contract import CHUNK, checkpoint_numel, num_chunks
+
+CONTIGUOUS_LAST = True
+DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
+LANES = 32
+SEGMENT = 256  # a segment has at least so many steps
+FORWARD_WARPS, BACKWARD_WARPS = 16, 8  # resident on a multiprocessor, by the kernels' registers
+
+
+@functools.cache
+def unavailable(device: torch.device) -> str | None:
+    """Why the backend cannot run on ``device``, or None; Triton's interpreter counts, and takes CPU tensors."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "Triton is not installed; `pip install triton`, or a CUDA build of PyTorch, brings it"
+    if _interpreted():
+        return None
+    if device.type != "cuda":
+        return f"Triton needs a GPU, the tensors are on {device}; move them to 'cuda', or choose backend='cpu' or 'torch'"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return f"Triton needs a GPU of compute capability 7.0 or newer, {torch.cuda.get_device_name(device)} is older"
+    return None
+
+
+def _interpreted() -> bool:
+    """Whether TRITON_INTERPRET=1 made the kernels Python functions; it must be set before Triton is imported."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    """Multiprocessors of the GPU; 1 for the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def segment_length(length: int, programs: int, warps: int, least: int) -> int:
+    """Steps per segment, a multiple of CHUNK, or ``length`` if the sequence is not to be split.
+
+    Args:
+        length: steps of the sequence.
+        programs: programs without a split, one warp each.
+        warps: how many warps fill the GPU.
+        least: fewer segments than this are not worth the additional pass.
+    """
+    segments = min(length // SEGMENT, warps // programs)
+    if segments < least:
+        return length
+    return -(-length // (segments * CHUNK)) * CHUNK
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """How the channels and the steps of a problem are divided among programs."""
+
+    batch: int
+    channels: int
+    groups: int
+    states: int
+    routes: tuple[int, ...]
+    grid: tuple[int, int]
+    block_e: int
+    segment: int
+
+    @property
+    def length(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def blocks_per_group(self) -> int:
+        return -(-self.channels // (self.groups * self.block_e))
+
+    @property
+    def blocks(self) -> int:
+        return self.groups * self.blocks_per_group
+
+    @property
+    def segments(self) -> int:
+        return -(-self.length // self.segment)
+
+    @property
+    def programs(self) -> int:
+        return self.batch * self.segments * len(self.routes) * self.blocks
+
+    def integers(self) -> dict[str, int]:
+        height, width = self.grid
+        return {
+            "L": self.length,
+            "H": height,
+            "W": width,
+            "E": self.channels,
+            "group_size": self.channels // self.groups,
+            "blocks_per_group": self.blocks_per_group,
+            "blocks": self.blocks,
+            "segments": self.segments,
+            "segment": self.segment,
+        }
+
+    def constants(self) -> dict[str, Any]:
+        block_n = 1 << (self.states - 1).bit_length()
+        return {
+            "ROUTES": self.routes,
+            "COLUMNS": any(code >= 2 for code in self.routes),
+            "N": self.states,
+            "BLOCK_N": block_n,
+            "BLOCK_E": self.block_e,
+            "UNROLL": min(4, max(1, LANES // block_n)),
+            "MASKED": self.channels // self.groups % self.block_e != 0,
+            "PTX": torch.version.hip is None and not _interpreted(),
+            "num_warps": 1,
+            "num_stages": 1,
+        }
+
+
+def _plan(
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    resident: int,
+    wide_states: int,
+    least_segments: int,
+) -> _Launch:
+    """Two channels per lane share the work that a step costs whatever the channel, if registers and GPU are full anyway.
+
+    Args:
+        delta: (B, L, K, E).
+        A: (K, E, N).
+        B: (B, L, K, G, N).
+        routes: K codes.
+        grid: (H, W).
+        resident: warps that a multiprocessor holds.
+        wide_states: most states for which the registers hold two channels per lane.
+        least_segments: fewest segments for which a split pays.
+    """
+    batch, length, K, channels = delta.shape
+    groups, states = B.shape[3:]
+    warps = resident * _processors(delta.device)
+    wide = channels // groups % (2 * LANES) == 0 and states <= wide_states
+    block_e = 2 * LANES if wide and batch * K * channels >= 2 * LANES * warps else LANES
+    whole = _Launch(batch, channels, groups, states, routes, grid, block_e, length)
+    segment = segment_length(length, max(1, whole.programs), warps, least_segments)
+    return _Launch(batch, channels, groups, states, routes, grid, block_e, segment)
+
+
+def _strides(name: str, x: torch.Tensor | None, axes: str) -> dict[str, int]:
+    """Strides of the axes in bytes as kernel arguments; 0 along an axis of size 1, along which one slice serves all."""
+    if x is None:
+        return {f"{name}_{axis}": 0 for axis in axes}
+    strides = zip(axes, x.shape, x.stride(), strict=False)
+    return {f"{name}_{axis}": 0 if size == 1 else stride * x.element_size() for axis, size, stride in strides}
+
+
+def _scan_segments(
+    launch: _Launch,
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    first: torch.Tensor | None,
+    backwards: bool,
+) -> torch.Tensor | None:
+    """State that enters each segment, (B, K, segments, N, E), or None if there is one segment only."""
+    from . import triton_forward
+
+    if launch.segments == 1:
+        return None
+    K = len(launch.routes)
+    states = A.new_empty(launch.batch, K, launch.segments, launch.states, launch.channels)
+    sums = A.new_empty(launch.batch, K, launch.segments, launch.channels)
+    constants = launch.constants()
+    triton_forward.segment_kernel[(launch.programs,)](
+        x,
+        delta,
+        A,
+        B,
+        z,
+        delta_bias,
+        states,
+        sums,
+        **_strides("u", x, "blk"),
+        **_strides("delta", delta, "blk"),
+        **_strides("z", z, "bl"),
+        **_strides("B", B, "blkg"),
+        **launch.integers(),
+        **constants,
+        SOFTPLUS=delta_softplus,
+        BACKWARDS=backwards,
+    )
+    blocks = -(-launch.channels // LANES)
+    triton_forward.carry_kernel[(launch.batch * K * blocks,)](
+        A,
+        sums,
+        first,
+        states,
+        E=launch.channels,
+        segments=launch.segments,
+        blocks=blocks,
+        K=K,
+        N=launch.states,
+        BLOCK_N=constants["BLOCK_N"],
+        BLOCK_E=LANES,
+        BACKWARDS=backwards,
+        num_warps=1,
+    )
+    return states
+
+
+def forward(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    save_checkpoints: bool,
+    out_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See :mod:`.contract`. The checkpoints are laid out as (B, K, chunks, N, E)."""
+    from . import triton_forward
+
+    batch, length = delta.shape[:2]
+    launch = _plan(delta, A, B, routes, grid, FORWARD_WARPS, wide_states=16, least_segments=4)
+    y = torch.empty(delta.shape, dtype=out_dtype, device=delta.device)
+    last_state = A.new_empty(batch, *A.shape)
+    checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
+    if batch == 0:
+        return y, last_state, checkpoints
+    A = A.transpose(1, 2).contiguous()  # (K, N, E): lanes are channels
+    with torch.cuda.device_of(delta):
+        starts = _scan_segments(launch, u, delta, A, B, None, delta_bias, delta_softplus, None, backwards=False)
+        triton_forward.forward_kernel[(launch.programs,)](
+            u,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            z,
+            delta_bias,
+            starts,
+            y,
+            last_state,
+            checkpoints,
+            **_strides("u", u, "blk"),
+            **_strides("delta", delta, "blk"),
+            **_strides("z", z, "bl"),
+            **_strides("y", y, "blk"),
+            **_strides("B", B, "blkg"),
+            **_strides("C", C, "blkg"),
+            **launch.integers(),
+            **launch.constants(),
+            CHUNK=CHUNK,
+            SOFTPLUS=delta_softplus,
+            SAVE=save_checkpoints,
+        )
+    return y, last_state, checkpoints
+
+
+def backward(
+    dy: torch.Tensor,
+    dlast_state: torch.Tensor | None,
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    routes: tuple[int, ...],
+    grid: tuple[int, int],
+    checkpoints: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """See :mod:`.contract`. What several programs add to is written as partial sums, which are then added in order."""
+    from . import triton_backward
+
+    batch, _, K, channels = delta.shape
+    launch = _plan(delta, A, B, routes, grid, BACKWARD_WARPS, wide_states=2, least_segments=2)
+    partial = {"dtype": torch.float32, "device": delta.device}
+    du = torch.empty(delta.shape, dtype=u.dtype if u.shape[2] == K else torch.float32, device=delta.device)
+    ddelta = torch.empty(delta.shape, dtype=delta.dtype, device=delta.device)
+    dz = None
+    if z is not None:
+        dz = torch.empty(delta.shape, dtype=z.dtype if K == 1 else torch.float32, device=delta.device)
+    dB = torch.empty(launch.blocks_per_group, *B.shape, **partial)
+    dC = torch.empty(launch.blocks_per_group, *C.shape, **partial)
+    dA = torch.empty(batch * launch.segments, K, launch.states, channels, **partial)
+    dD = None if D is None else torch.empty(batch * launch.segments, K, channels, **partial)
+    dbias = None if delta_bias is None else torch.empty(batch * launch.segments, K, channels, **partial)
+    A_rows = A.transpose(1, 2).contiguous()  # (K, N, E)
+    if dlast_state is not None:
+        dlast_state = dlast_state.float().contiguous()
+    if batch > 0:
+        alpha_size = CHUNK * launch.block_e
+        alpha = torch.empty(launch.programs * alpha_size, **partial)
+        with torch.cuda.device_of(delta):
+            carries = _scan_segments(
+                launch, dy, delta, A_rows, C, z, delta_bias, delta_softplus, dlast_state, backwards=True
+            )
+            triton_backward.backward_kernel[(launch.programs,)](
+                dy,
+                dlast_state,
+                carries,
+                u,
+                delta,
+                A_rows,
+                B,
+                C,
+                D,
+                z,
+                delta_bias,
+                checkpoints,
+                alpha,
+                du,
+                ddelta,
+                dz,
+                dB,
+                dC,
+                dA,
+                dD,
+                dbias,
+                **_strides("dy", dy, "blk"),
+                **_strides("u", u, "blk"),
+                **_strides("delta", delta, "blk"),
+                **_strides("z", z, "bl"),
+                **_strides("B", B, "blkg"),
+                **_strides("C", C, "blkg"),
+                **launch.integers(),
+                groups=launch.groups,
+                batch=batch,
+                alpha_size=alpha_size,
+                **launch.constants(),
+                CHUNK=CHUNK,
+                SOFTPLUS=delta_softplus,
+            )
+    return (
+        du if u.shape[2] == K else du.sum(2, keepdim=True).to(u.dtype),
+        ddelta,
+        dA.sum(0).transpose(1, 2).contiguous(),
+        dB.sum(0).to(B.dtype),
+        dC.sum(0).to(C.dtype),
+        None if dD is None else dD.sum(0),
+        None if dz is None else (dz.squeeze(2) if K == 1 else dz.sum(2).to(z.dtype)),
+        None if dbias is None else dbias.sum(0),
+    )
