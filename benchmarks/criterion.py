@@ -165,11 +165,15 @@ class Analyzer:
         raise ValueError(f"{self.models.name} cannot take {height}×{width} images{self._expected()}: {reason}")
 
     def _sizes(self, image_size: tuple[int, int]) -> Iterable[tuple[int, int]]:
+        """``image_size``, then larger ones: whole patches or windows, then squares of as many pixels."""
         yield image_size
-        sizes = {tuple(math.ceil(side / step) * step for side in image_size) for step in (14, 16, 28, 32, 64, 192, 224)}
-        for size in sorted(sizes - {image_size}, key=math.prod):
-            if all(new < 2 * old for new, old in zip(size, image_size, strict=True)):
-                yield size
+        steps = {14, 16, 28, 32, 64, 192, 224, 256, *([self.growth.unit] if self.growth else [])}
+        side = math.sqrt(math.prod(image_size))
+        for shape in (image_size, (side, side)):
+            sizes = {tuple(math.ceil(length / step) * step for length in shape) for step in steps}
+            for size in sorted(sizes - {image_size}, key=math.prod):
+                if all(new < 2 * old for new, old in zip(size, shape, strict=True)):
+                    yield size
 
     def _expected(self) -> str:
         if self.growth is None:

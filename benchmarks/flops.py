@@ -104,7 +104,7 @@ class ModuleCount:
         ops: counted operators in order of execution.
         bytes_moved: bytes that its operators read and write, counted or not, views apart.
         bytes_written: bytes that they write.
-        out_shape: shape of the output of its last call, ``None`` if that is no tensor.
+        out_shape: shape of the (first) tensor that its last call put out, ``None`` if it was none.
         mixers: operators without a product that make tokens meet: ``convolution`` (kernel > 1, stride 1), ``pooling``.
     """
 
@@ -243,7 +243,8 @@ class _Counter(TorchDispatchMode):
         path = self.paths.get(id(module))
         if path is not None:
             self.stack.pop()
-            self.modules[path].out_shape = tuple(out.shape) if isinstance(out, torch.Tensor) else None
+            first = next(iter(tree_iter(out)), None)
+            self.modules[path].out_shape = tuple(first.shape) if isinstance(first, torch.Tensor) else None
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

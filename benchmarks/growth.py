@@ -180,9 +180,8 @@ def measure_growth(models: MetaModels) -> Growth | None:
 def _units(name: str) -> list[int]:
     """Sides to try: the default rounded up to whole tokens of stride 32 (14-pixel patches divide 224), then others."""
     default = max(default_image_size(name))
-    if default % 14:
-        default = math.ceil(default / 32) * 32
-    return [default, *(side for side in COMMON_SIDES if side != default)]
+    rounded = default if default % 14 == 0 else math.ceil(default / 32) * 32
+    return list(dict.fromkeys((rounded, default, *COMMON_SIDES)))
 
 
 def _measure(models: MetaModels, unit: int) -> Growth | None:

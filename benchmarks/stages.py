@@ -1,7 +1,8 @@
 """The stages of a network, and how tokens meet in them, read off from what it did.
 
 timm's ``feature_info`` names the modules that end a stage; adjacent entries of one stride (the blocks of a ViT) are one
-stage. What runs between two of them (down-sampling, blocks that are no feature) belongs to the later one.
+stage. What runs between two of them (down-sampling, blocks that are no feature) belongs to the later one. A network
+without it is divided into its children, lists opened, adjacent ones with outputs of one shape together.
 """
 
 from __future__ import annotations
@@ -34,18 +35,36 @@ class Stage:
 
 
 def find_stages(model: nn.Module, count: Count) -> list[Stage]:
-    """The stages by ``feature_info``, else the network's children that do arithmetic."""
+    """The stages by ``feature_info``, else by the network's structure: see the module."""
     infos = _feature_infos(model)
     known = {path for path, _ in model.named_modules()}
     if not infos or not all(info.get("module") in known for info in infos):
-        busy = {path.partition(".")[0] for path, module in count.modules.items() if path and module.ops}
-        return [Stage((path,)) for path, _ in model.named_children() if path in busy]
+        return _stages_by_structure(model, count)
     stages: list[Stage] = []
     for info in infos:
         stage = Stage((info["module"],), info.get("reduction"), info.get("num_chs"))
         if stages and stages[-1].stride == stage.stride:
             stage = Stage((*stages.pop().modules, *stage.modules), stage.stride, stage.dim)
         stages.append(stage)
+    return stages
+
+
+def _stages_by_structure(model: nn.Module, count: Count) -> list[Stage]:
+    busy = {prefix for path, module in count.modules.items() if module.ops for prefix in _prefixes(path)}
+    stages: list[Stage] = []
+    for name, child in model.named_children():
+        opened = isinstance(child, nn.ModuleList | nn.Sequential)
+        paths = [f"{name}.{inner}" for inner, _ in child.named_children()] if opened else [name]
+        latest = None
+        for path in paths:
+            if path not in busy:
+                continue
+            shape = _output_shape(Stage((path,)), count)
+            if shape is not None and shape == latest:
+                stages[-1] = Stage((*stages[-1].modules, path))
+            else:
+                stages.append(Stage((path,)))
+            latest = shape
     return stages
 
 
@@ -115,8 +134,9 @@ def output_grid(stage: Stage, count: Count, growth: Growth | None, image_size: t
         grid = (shape[axes[0]], shape[axes[1]])
         return Grid(math.prod(grid), dim, shape=grid)
     tokens = shape[axes[0]] - prefix
-    grid = tuple(side // stage.stride for side in image_size) if stage.stride else (0, 0)
-    return Grid(tokens, dim, prefix, grid if math.prod(grid) == tokens else None)
+    roundings = (math.floor, math.ceil) if stage.stride else ()
+    grids = [tuple(rounding(side / stage.stride) for side in image_size) for rounding in roundings]
+    return Grid(tokens, dim, prefix, next((grid for grid in grids if math.prod(grid) == tokens), None))
 
 
 def _output_shape(stage: Stage, count: Count) -> tuple[int, ...] | None:
@@ -155,6 +175,8 @@ def _site_mixer(site: Site) -> str | None:
         return "token MLP" if not batch and not m and (k or n) else None  # relative positions have m growing, too
     if site.kind != "attention":
         return None
+    if m and n and site.power < 4:
+        return "axial attention"
     if m and n:
         return _global_attention(site.products[-1], site.ops[-1].causal)
     if k:  # sums over the tokens
