@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import fingerprint
 from .blocks import LENGTHS, MAX_ROUNDS, sweep_blocks
-from .criterion import TASKS, analyze
+from .criterion import TASKS, Analyzer
 from .findings import findings
 from .latency import Event, run_sweep
 from .models import check_name, parse_image_size
@@ -146,8 +146,9 @@ def _analyze(records: Records, progress: Progress) -> None:
     found = []
     for model in records.models:
         progress.update(bar, description=f"counting {model}")
-        found += [analyze(model, size) for size in records.inputs]
-        found += [analyze(model, task.image_size, task=name) for name, task in TASKS.items()]
+        analyzer = Analyzer(model)
+        found += [analyzer.at(size) for size in records.inputs]
+        found += [analyzer.at(size, task=task) for task, sizes in TASKS.items() for size in sizes]
         progress.advance(bar)
     # The trees of modules are the larger part by far, and no part of this report.
     records.analyses = [replace(record, modules=()) for record in found]

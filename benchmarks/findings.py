@@ -11,10 +11,12 @@ from .records import Records
 from .rows import Row, question
 from .tables import Cell, Column, Table, size_text, three_digits
 
+Preset = tuple[str, tuple[int, int]]
 
-def tasks_of(records: Records) -> dict[str, tuple[int, int]]:
-    """The task presets analyzed and their (H, W) in pixels, in order of appearance."""
-    return {record.task: record.image_size for record in records.analyses if record.task}
+
+def presets_of(records: Records) -> list[Preset]:
+    """The task presets analyzed, each with its (H, W) in pixels, in order of appearance."""
+    return list(dict.fromkeys((record.task, record.image_size) for record in records.analyses if record.task))
 
 
 def findings(records: Records) -> list[str]:
@@ -38,10 +40,10 @@ def _length_findings(records: Records) -> list[str]:
     if never:
         said.append(f"They never do in {_listed(never)}: nothing there grows with the square of the pixels.")
     autoregressive = {record.task for record in records.analyses if record.task and record.autoregressive}
-    tasks = tasks_of(records)
-    if tasks and not autoregressive:
+    presets = presets_of(records)
+    if presets and not autoregressive:
         said.append(
-            f"None of the {len(tasks)} task presets is autoregressive, so the paper's second reason for a recurrent "
+            f"None of the {len(presets)} task presets is autoregressive, so the paper's second reason for a recurrent "
             "mixer is absent in all of them."
         )
     elif autoregressive:
@@ -109,14 +111,14 @@ def _listed(items: Iterable[str]) -> str:
 
 def verdict_table(records: Records) -> Table:
     """ρ and its class for every model and task."""
-    tasks = tasks_of(records)
+    presets = presets_of(records)
     columns = [Column("model", text=True), Column("parameters", "millions"), Column("mixers", text=True)]
-    columns += [Column(task, f"{size_text(size)}") for task, size in tasks.items()]
+    columns += [Column(task, size_text(size)) for task, size in presets]
     columns += [Column("ρ = 1 at", "pixels a side"), Column("6D", "tokens")]
     table = Table("ρ per task", columns)
     for model in records.models:
-        found = [records.of(model, task) for task in tasks]
-        cells = [Cell(three_digits(record.rho), record.length_class, record.length_class) for record in found]
+        found = [records.of(model, task, size) for task, size in presets]
+        cells = [Cell(_rho(record.rho), record.length_class, record.length_class) for record in found]
         side = found[0].crossover_side
         stage = formula_stage(found[0])
         table.add(
@@ -124,7 +126,7 @@ def verdict_table(records: Records) -> Table:
             f"{found[0].params / 1e6:.1f}",
             mixers_of(found[0]),
             *cells,
-            f"{side:,.0f}" if side else "never",
+            f"{side:,.0f}" if side else found[0].length_class,
             f"{stage.six_d:,}" if stage and stage.six_d else "–",
         )
     table.note = (
@@ -141,8 +143,9 @@ def formula_stage(record: AnalysisRecord) -> StageRecord | None:
 
 
 def mixers_of(record: AnalysisRecord) -> str:
-    """The mixers of the stages, in order, each once."""
-    return ", ".join(dict.fromkeys(stage.mixer for stage in record.stages)) or "–"
+    """The mixers of the stages, in order, each once; ``none`` only where there is no other."""
+    mixers = dict.fromkeys(stage.mixer for stage in record.stages)
+    return ", ".join(mixer for mixer in mixers if mixer != "none") or "none"
 
 
 def stage_table(record: AnalysisRecord) -> Table:
@@ -171,10 +174,10 @@ def stage_table(record: AnalysisRecord) -> Table:
             size_text(stage.grid) if stage.grid else "–",
             f"{stage.tokens:,}{prefix}" if stage.tokens else "–",
             _figure(stage.dim, ",d"),
-            stage.mixer + (", causal" if stage.causal and "causal" not in stage.mixer else ""),
+            stage.mixer,
             _figure(stage.six_d, ",d"),
             "–" if stage.formula is None else three_digits(stage.formula),
-            three_digits(stage.rho),
+            _rho(stage.rho),
             _figure(stage.exponent, ".2f"),
             three_digits(stage.macs / 1e9),
             three_digits(stage.activation_mb),
@@ -183,13 +186,17 @@ def stage_table(record: AnalysisRecord) -> Table:
     return table
 
 
+def _rho(value: float | None) -> str:
+    return "–" if value is None else three_digits(value)
+
+
 def _figure(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
 def uncounted_table(records: Records) -> Table:
     """Operators without a FLOP formula, with the elements they touch, per model at the first input size."""
-    found = {model: records.of(model, image_size=records.inputs[0]) for model in records.models}
+    found = {model: records.of(model, None, records.inputs[0]) for model in records.models}
     elements: dict[str, dict[str, int]] = {}
     for model, record in found.items():
         for item in record.uncounted:

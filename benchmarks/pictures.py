@@ -15,7 +15,7 @@ from . import plots
 from .analysis import FLOP_CLASSES, AnalysisRecord
 from .bench import ratio_table
 from .comparison import ratios
-from .findings import tasks_of
+from .findings import presets_of
 from .plots import MARKERS, Bar, Bubble, Curve
 from .records import Records
 from .tables import Table, block_table, size_text, three_digits, timing_table
@@ -80,7 +80,7 @@ def kind_of(record: AnalysisRecord) -> str:
     mixers = " ".join(stage.mixer for stage in record.stages)
     if "scan" in mixers:
         return "scan"
-    if "attention" in mixers or record.attention_ratio > 0:
+    if "attention" in mixers:
         return "causal" if record.causal else "attention"
     return next((kind for kind in ("pooling", "convolution") if kind in mixers), "identity")
 
@@ -88,7 +88,7 @@ def kind_of(record: AnalysisRecord) -> str:
 def cast_of(records: Records) -> dict[str, Member]:
     """Kind and marker of every model."""
     return {
-        model: Member(model, kind_of(records.of(model, image_size=records.inputs[0])), MARKERS[i % len(MARKERS)])
+        model: Member(model, kind_of(records.of(model, None, records.inputs[0])), MARKERS[i % len(MARKERS)])
         for i, model in enumerate(records.models)
     }
 
@@ -102,10 +102,10 @@ def _drawn(
 
 def rho_curves(records: Records) -> list[Curve]:
     """ρ of every model whose growth is known, with its value at every task preset."""
-    tasks = tasks_of(records)
+    presets = presets_of(records)
     curves = []
     for member in cast_of(records).values():
-        found = [records.of(member.model, task) for task in tasks]
+        found = [records.of(member.model, *preset) for preset in presets]
         reference = found[0]
         if reference.growth is None:
             continue
@@ -127,14 +127,14 @@ def rho_curves(records: Records) -> list[Curve]:
 
 def rho_picture(records: Records) -> Picture:
     """ρ against the image side."""
-    curves, tasks = rho_curves(records), tasks_of(records)
+    curves, presets = rho_curves(records), presets_of(records)
     described = "; ".join(
         f"{curve.model} from {three_digits(curve.rho[0])} to {three_digits(curve.rho[-1])}" for curve in curves
     )
     title = "ρ against image side"
     description = f"Log-log plot for square images of {SIDES[0]:.0f} to {SIDES[-1]:.0f} pixels a side: {described}."
     hints = {f"line-{curve.model}": curve.model for curve in curves}
-    drawn = _drawn(lambda width: plots.rho_plot(curves, tasks, width), "rho", title, description, hints)
+    drawn = _drawn(lambda width: plots.rho_plot(curves, presets, width), "rho", title, description, hints)
     return Picture(
         "rho",
         "Where attention takes over",
@@ -149,15 +149,13 @@ def rho_picture(records: Records) -> Picture:
 
 def flop_picture(records: Records) -> Picture:
     """FLOP classes at every timed size, and at a dense task's."""
-    tasks = tasks_of(records)
-    columns = {size_text(size): {"image_size": size} for size in records.inputs}
-    if DENSE_TASK in tasks and tasks[DENSE_TASK] not in records.inputs:
-        columns[f"{size_text(tasks[DENSE_TASK])} ({DENSE_TASK})"] = {"task": DENSE_TASK}
+    columns = {size_text(size): (None, size) for size in records.inputs}
+    columns |= {f"{size_text(size)} ({task})": (task, size) for task, size in presets_of(records) if task == DENSE_TASK}
     panels, hints = {}, {}
     for size, which in columns.items():
         panels[size] = []
         for i, model in enumerate(records.models):
-            gmacs = {name: macs / 1e9 for name, macs in records.of(model, **which).macs_by_class.items()}
+            gmacs = {name: macs / 1e9 for name, macs in records.of(model, *which).macs_by_class.items()}
             panels[size].append(Bar(model, gmacs))
             hints |= {
                 f"bar-{size}-{i}-{name}": f"{model} at {size}, {name}: {three_digits(gmacs.get(name, 0))} GMACs"

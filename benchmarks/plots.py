@@ -57,12 +57,12 @@ class Bubble:
     hint: str = field(default="", compare=False)
 
 
-def rho_plot(curves: Sequence[Curve], marks: Mapping[str, tuple[int, int]], width: str) -> Figure:
+def rho_plot(curves: Sequence[Curve], marks: Sequence[tuple[str, tuple[int, int]]], width: str) -> Figure:
     """ρ against the image side, log-log, with ρ = 1 and one mark per task; dashed: the 6D formula.
 
     Args:
         curves: one per model; those whose ρ is zero everywhere are listed below the axis.
-        marks: name of each task and its (H, W) in pixels; drawn at √(H·W).
+        marks: tasks, each with its (H, W) in pixels; drawn at √(H·W).
         width: ``wide`` or ``narrow``.
     """
     figure = new_figure(WIDTHS[width], 6.3 if width == "wide" else 5.6)
@@ -109,19 +109,16 @@ def _rho_axes(axes: Axes, curves: Sequence[Curve], growing: Sequence[Curve], wid
             axes.text(left, y, text, color=LIGHT["muted"], va=valign, fontsize=10, bbox=box, zorder=5)
 
 
-def _task_marks(axes: Axes, marks: Mapping[str, tuple[int, int]], width: str) -> None:
+def _task_marks(axes: Axes, marks: Sequence[tuple[str, tuple[int, int]]], width: str) -> None:
     low, high = np.log(axes.get_xlim())
-    shown = {name: math.sqrt(h * w) for name, (h, w) in marks.items() if low < math.log(math.sqrt(h * w)) < high}
-    if not shown:
-        return
-    names = sorted(shown, key=shown.__getitem__)
-    at = np.array([(math.log(shown[name]) - low) / (high - low) for name in names])
+    sides = {f"{name} {h}×{w}": math.sqrt(h * w) for name, (h, w) in marks}
+    names = sorted((name for name in sides if low < math.log(sides[name]) < high), key=sides.__getitem__)
+    at = np.array([(math.log(sides[name]) - low) / (high - low) for name in names])
     place = spread(at, 0.034 if width == "wide" else 0.062, 0, 1)
     for name, x, label_x in zip(names, at, place, strict=True):
-        axes.axvline(shown[name], color=LIGHT["muted"], linewidth=0.8, alpha=0.7, zorder=1)
-        h, w = marks[name]
+        axes.axvline(sides[name], color=LIGHT["muted"], linewidth=0.8, alpha=0.7, zorder=1)
         axes.annotate(
-            f"{name} {h}×{w}",
+            name,
             xy=(x, 1),
             xytext=(label_x, 1.035),
             xycoords="axes fraction",
@@ -165,6 +162,8 @@ def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
 
 def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
     """The closest positions (least squares) in the same order that lie ``gap`` apart, then moved into [low, high]."""
+    if not len(positions):
+        return positions
     order = np.argsort(positions, kind="stable")
     steps = gap * np.arange(len(positions))
     pools: list[list[float]] = []  # of [mean, size]: pool-adjacent-violators on the positions less their steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,13 +97,12 @@ class Records:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not the records of a comparison: {error}") from error
 
-    def of(self, model: str, task: str | None = None, image_size: Sequence[int] | None = None) -> AnalysisRecord:
-        """The record of a model at a task preset, or at an input size."""
+    def of(self, model: str, task: str | None, image_size: tuple[int, int]) -> AnalysisRecord:
+        """The record of a model at an image size, as a task's preset or (``None``) as an input asked for."""
         for record in self.analyses:
-            same_size = image_size is None or record.image_size == tuple(image_size)
-            if record.model == model and record.task == task and same_size:
+            if (record.model, record.task, record.image_size) == (model, task, image_size):
                 return record
-        raise KeyError(f"no analysis of {model} for {task or image_size}")
+        raise KeyError(f"no analysis of {model} for {task or 'input'} {image_size}")
 
     @property
     def models(self) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from .findings import findings, stage_table, tasks_of, uncounted_table, verdict_table
+from .findings import findings, presets_of, stage_table, uncounted_table, verdict_table
 from .pictures import DENSE_TASK, block_picture, cast_of, flop_picture, rho_picture, throughput_picture
 from .records import Records, write_atomically
 from .tables import Table, environment_table, timing_table
@@ -29,7 +29,7 @@ def render_page(records: Records) -> str:
     pictures = [rho_picture(records), flop_picture(records)]
     pictures += [block_picture(records.blocks)] if records.blocks else []
     pictures += [picture] if (picture := throughput_picture(records)) else []
-    shown = {"task": DENSE_TASK} if DENSE_TASK in tasks_of(records) else {"image_size": records.inputs[-1]}
+    shown = next((preset for preset in presets_of(records) if preset[0] == DENSE_TASK), (None, records.inputs[-1]))
     return environment.from_string(package.joinpath("page.html").read_text(encoding="utf-8")).render(
         css=Markup(package.joinpath("page.css").read_text(encoding="utf-8")),
         light=Markup(css_variables(0)),
@@ -40,7 +40,7 @@ def render_page(records: Records) -> str:
         findings=findings(records),
         verdicts=verdict_table(records),
         pictures=pictures,
-        stages=[stage_table(records.of(model, **shown)) for model in records.models],
+        stages=[stage_table(records.of(model, *shown)) for model in records.models],
         uncounted=uncounted_table(records),
         environment=environment_table(records.environment),
     )
