@@ -17,7 +17,7 @@ import importlib.metadata
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -30,6 +30,7 @@ from .flops import CONVENTIONS, Convention, Count, OpCount, UnknownOperatorError
 from .growth import Polynomial, Site, add, evaluate, exponent, fit, measure_growth
 from .models import MetaModels, default_image_size
 from .stages import Grid, Stage, assign_paths, find_stages, name_mixer, output_grid
+from .trust import compare_counters
 
 # (H, W) in pixels that the papers of each task state their FLOPs at; no task generates its output token by token.
 TASKS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -132,7 +133,12 @@ class Analyzer:
         self.powers = self.growth.powers() if self.growth else {}
 
     def at(
-        self, image_size: tuple[int, int] | None = None, *, task: str | None = None, convention: Convention = "exact"
+        self,
+        image_size: tuple[int, int] | None = None,
+        *,
+        task: str | None = None,
+        convention: Convention = "exact",
+        trust: bool = False,
     ) -> AnalysisRecord:
         """Counts one forward pass of one image.
 
@@ -140,6 +146,7 @@ class Analyzer:
             image_size: (H, W) in pixels; ``None`` for the model's default.
             task: the preset that the size comes from, for the record.
             convention: see `flops`.
+            trust: also ask other counters (`trust.py`; slow and large at large images).
 
         Raises:
             ValueError: the network cannot take such images; unknown convention.
@@ -148,7 +155,11 @@ class Analyzer:
             raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
         image_size = image_size or default_image_size(self.models.name)
         counted_size, count = self._count(image_size)
-        return _Draft(self, image_size, counted_size, count, convention).record(task)
+        record = _Draft(self, image_size, counted_size, count, convention).record(task)
+        if not trust:
+            return record
+        model = self.models.at(counted_size)
+        return replace(record, trust=compare_counters(self.models.name, model, counted_size, count))
 
     def _count(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], Count]:
         """Counts at ``image_size``, or at the next size up that the architecture takes."""

@@ -179,7 +179,7 @@ def count_flops(model: nn.Module, image_size: tuple[int, int], *, batch: int = 1
         UnknownOperatorError: an operator that multiplies has no formula.
     """
     if in_chans is None:
-        in_chans = _in_chans(model)
+        in_chans = image_channels(model)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.get_default_dtype())
     on_meta = {name: t.to("meta") for name, t in tensors.items() if not t.is_meta}
@@ -202,7 +202,8 @@ def count_flops(model: nn.Module, image_size: tuple[int, int], *, batch: int = 1
     return Count(counter.modules, dict(uncounted))
 
 
-def _in_chans(model: nn.Module) -> int:
+def image_channels(model: nn.Module) -> int:
+    """Channels C of the images that a network takes."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     return getattr(model, "in_chans", None) or cfg.get("input_size", (3,))[0]
 
