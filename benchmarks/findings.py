@@ -21,10 +21,8 @@ def presets_of(records: Records) -> list[Preset]:
 
 def findings(records: Records) -> list[str]:
     """What the figures say, one sentence or two each."""
-    said = [*_length_findings(records), *_speed_findings(records.rows)]
-    if records.blocks:
-        said.append(block_finding(records.blocks))
-    return said
+    blocks = [block_finding(records.blocks)] if records.blocks else []
+    return [*_length_findings(records), *blocks, *_speed_findings(records.rows)]
 
 
 def _length_findings(records: Records) -> list[str]:
@@ -35,10 +33,10 @@ def _length_findings(records: Records) -> list[str]:
     said = []
     if growing:
         ordered = sorted(growing.items(), key=lambda item: item[1])
-        sides = _listed(f"{side:.0f} pixels for {model}" for model, side in ordered)
-        said.append(f"Attention's quadratic FLOPs outweigh all others (ρ ≥ 1) from an image side of {sides}.")
+        sides = _listed(f"{side:.0f} pixels in {model}" for model, side in ordered)
+        said.append(f"The quadratic FLOPs of attention outweigh all others (ρ ≥ 1) beyond an image side of {sides}.")
     if never:
-        said.append(f"They never do in {_listed(never)}: nothing there grows with the square of the pixels.")
+        said.append(f"Nothing grows with the square of the pixels in {_listed(never)}.")
     autoregressive = {record.task for record in records.analyses if record.task and record.autoregressive}
     presets = presets_of(records)
     if presets and not autoregressive:
@@ -62,11 +60,12 @@ def _speed_findings(rows: Sequence[Row]) -> list[str]:
         if len(group) < 2:
             continue
         fastest, slowest = (end(group, key=lambda row: row.images_per_s) for end in (max, min))
-        factor = ratio(slowest, fastest).interval
+        found = ratio(slowest, fastest)
+        sure = f"95\u00a0% interval {found.interval.low:.1f} to {found.interval.high:.1f}"
         said.append(
             f"At {size_text(fastest.case.image_size)} pixels, {fastest.case.model} is the fastest with "
             f"{three_digits(fastest.images_per_s)} images per second; {slowest.case.model} takes "
-            f"{factor.value:.1f} times as long (95 % interval {factor.low:.1f} to {factor.high:.1f})."
+            f"{found.interval.value:.1f} times as long ({sure if found.verdict == 'slower' else found.verdict})."
         )
     rated = [row for row in rows if row.gflop_per_s]
     if len(rated) > 1:
@@ -92,7 +91,7 @@ def block_finding(blocks: Mapping[str, Any]) -> str:
         if found["tokens"] is None:
             times.append(f"not between {min(lengths):,} and {max(lengths):,} with {name} attention")
             continue
-        interval = found["ci95"] and " (95 % interval {:,.0f} to {:,.0f})".format(*found["ci95"])
+        interval = found["ci95"] and " (95\u00a0% interval {:,.0f} to {:,.0f})".format(*found["ci95"])
         times.append(f"at {found['tokens']:,.0f}{interval or ''} with {name} attention")
     return (
         f"In one transformer block of {blocks['dim']} channels, attention overtakes the rest in FLOPs at "
@@ -112,22 +111,20 @@ def _listed(items: Iterable[str]) -> str:
 def verdict_table(records: Records) -> Table:
     """ρ and its class for every model and task."""
     presets = presets_of(records)
-    columns = [Column("model", text=True), Column("parameters", "millions"), Column("mixers", text=True)]
-    columns += [Column(task, size_text(size)) for task, size in presets]
+    columns = [Column("model", text=True), *(Column(task, size_text(size)) for task, size in presets)]
     columns += [Column("ρ = 1 at", "pixels a side"), Column("6D", "tokens")]
+    columns += [Column("parameters", "millions"), Column("mixers", text=True)]
     table = Table("ρ per task", columns)
     for model in records.models:
         found = [records.of(model, task, size) for task, size in presets]
-        cells = [Cell(_rho(record.rho), record.length_class, record.length_class) for record in found]
-        side = found[0].crossover_side
-        stage = formula_stage(found[0])
+        side, stage = found[0].crossover_side, formula_stage(found[0])
         table.add(
             model,
-            f"{found[0].params / 1e6:.1f}",
-            mixers_of(found[0]),
-            *cells,
+            *(Cell(_rho(record.rho), record.length_class, record.length_class) for record in found),
             f"{side:,.0f}" if side else found[0].length_class,
             f"{stage.six_d:,}" if stage and stage.six_d else "–",
+            f"{found[0].params / 1e6:.1f}",
+            mixers_of(found[0]),
         )
     table.note = (
         "ρ is the FLOPs that grow with the square of the number of pixels over all other FLOPs, counted operator by "

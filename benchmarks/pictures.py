@@ -18,7 +18,7 @@ from .comparison import ratios
 from .findings import presets_of
 from .plots import MARKERS, Bar, Bubble, Curve
 from .records import Records
-from .tables import Table, block_table, size_text, three_digits, timing_table
+from .tables import Table, block_table, percent, size_text, three_digits, timing_table
 from .theme import to_svg
 
 SIDES = np.geomspace(64, 2048, 81)  # pixels
@@ -60,7 +60,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Picture:
-    """A section of the page around one picture."""
+    """A section of the page around one picture.
+
+    Attributes:
+        name: id of the figure.
+        heading, lead, caption: the words around it.
+        wide, narrow: the picture for a desk and for a phone.
+        keys: colours by role, and what they stand for.
+        tables, details: figures to show below, and to show when asked.
+    """
 
     name: str
     heading: str
@@ -68,7 +76,9 @@ class Picture:
     caption: str
     wide: Markup
     narrow: Markup
+    keys: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
+    details: Sequence[Table] = ()
 
 
 def kind_of(record: AnalysisRecord) -> str:
@@ -168,48 +178,46 @@ def flop_picture(records: Records) -> Picture:
     drawn = _drawn(
         lambda width: plots.flop_plot(panels, width), "flops", "GMACs by class of operation", described, hints
     )
-    legend = [name for name in FLOP_CLASSES if any(bar.gmacs.get(name) for bars in panels.values() for bar in bars)]
+    seen = {name for bars in panels.values() for bar in bars for name, gmacs in bar.gmacs.items() if gmacs}
     return Picture(
         "flops",
         "What the arithmetic is spent on",
         "Multiply-accumulates of one image. One GMAC is two GFLOP.",
-        Markup("").join(_key(name) for name in legend)
-        + " An operation belongs to attention if both of its operands come from the image, whatever its layer is "
+        "An operation belongs to attention if both of its operands come from the image, whatever its layer is "
         "called; to linear or convolution if one is a weight. Each panel has its own scale.",
+        keys=[(name, name) for name in FLOP_CLASSES if name in seen],
         **drawn,
     )
-
-
-def _key(role: str, text: str = "") -> Markup:
-    """A coloured square and what it stands for, to be set into a sentence."""
-    return Markup('<span class="key"><span style="background: var(--{})"></span>{}</span>').format(role, text or role)
 
 
 def block_picture(blocks: Mapping[str, Any]) -> Picture:
     """The attention's share of the FLOPs against its share of the time."""
     longest = max(row["tokens"] for row in blocks["rows"])
     ends = [
-        f"{row['time_share']:.0%} of the time with {row['attention']} attention"
+        f"{percent(row['time_share'])} of the time with {row['attention']} attention"
         for row in blocks["rows"]
         if row["tokens"] == longest
     ]
     share = longest / (longest + 6 * blocks["dim"])
-    described = f"Both shares grow with the number of tokens; at {longest} tokens: {share:.0%} of the FLOPs, "
+    described = f"Both shares grow with the number of tokens; at {longest} tokens: {percent(share)} of the FLOPs, "
     title = "Share of the attention in one transformer block"
     drawn = _drawn(lambda width: plots.block_plot(blocks, width), "blocks", title, described + ", ".join(ends))
-    threads = f"{blocks['threads']} CPU thread{'s' if blocks['threads'] > 1 else ''}"
+    where = {1: "one CPU thread"}.get(blocks["threads"], f"{blocks['threads']} CPU threads")
+    where = where if blocks["device"] == "cpu" else blocks["device"]
     return Picture(
         "blocks",
         "FLOPs are not time",
         f"One transformer block of {blocks['dim']} channels and {blocks['num_heads']} heads, {blocks['dtype']}, "
-        f"batch 1, on {blocks['device']} with {threads}. How much of it is attention, from the product of "
+        f"batch 1, on {where}. How much of it is attention, from the product of "
         "queries and keys to the weighted sum of the values?",
-        _key("muted", "share of the FLOPs, L/(L + 6D), dashed.")
-        + _key("attention", "share of the time with PyTorch's fused attention, circles.")
-        + _key("ink", "share of the time with an eager attention, which writes its scores to memory, squares.")
-        + " Diamonds mark the crossovers at 50 %, bands the 10th to 90th percentile of "
-        + f"{blocks['rounds']} interleaved rounds.",
-        tables=[block_table(blocks)],
+        f"Diamonds mark the crossovers at 50\u00a0%, bands the 10th to 90th percentile of {blocks['rounds']} rounds, "
+        "in which all lengths and both attentions took turns.",
+        keys=[
+            ("muted", "share of the FLOPs, L/(L + 6D), dashed"),
+            ("attention", "share of the time with PyTorch's fused attention, circles"),
+            ("ink", "share of the time with an eager attention, which writes its scores to memory, squares"),
+        ],
+        details=[block_table(blocks)],
         **drawn,
     )
 

@@ -78,7 +78,7 @@ def rho_plot(curves: Sequence[Curve], marks: Sequence[tuple[str, tuple[int, int]
                 axes.plot(curve.sides, curve.formula, color=colour, linewidth=1.2, dashes=(4, 3), alpha=0.9, zorder=2.5)
             if curve.points:
                 x, y = np.array(curve.points).T
-                axes.plot(x, y, curve.marker, color=colour, markersize=6, markeredgecolor=LIGHT["paper"], zorder=4)
+                axes.plot(x, y, curve.marker, color=colour, markersize=7, markeredgecolor=LIGHT["paper"], zorder=4)
         _task_marks(axes, marks, width)
         _note_zero(axes, [curve.model for curve in curves if curve.rho.max() == 0], width)
         if width == "wide":
@@ -317,7 +317,6 @@ def throughput_plot(bubbles: Sequence[Bubble], width: str) -> Figure:
             axes.plot([b.gmacs for b in mine], [b.images_per_s for b in mine], color=colour, linewidth=1, alpha=0.5)
         for i, bubble in enumerate(bubbles):
             _bubble(axes, bubble, f"bubble-{i}", width)
-        _label_bubbles(axes, bubbles, width)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
             axis.set_minor_locator(NullLocator())
@@ -325,6 +324,8 @@ def throughput_plot(bubbles: Sequence[Bubble], width: str) -> Figure:
         axes.set_xlabel("GMACs per image")
         axes.set_ylabel("images per second")
         axes.grid(True)
+        figure.draw_without_rendering()  # lays the axes out: labels are placed in their pixels
+        _label_bubbles(axes, bubbles, width)
     return figure
 
 
@@ -365,39 +366,42 @@ def _bubble(axes: Axes, bubble: Bubble, gid: str, width: str) -> None:
 
 
 def _label_bubbles(axes: Axes, bubbles: Sequence[Bubble], width: str) -> None:
-    """Names beside the first size's bubbles, each where it covers least of the others."""
+    """Names beside the first size's bubbles, each where it covers least of the others and stays inside."""
     if width == "narrow":
         return
-    to_pixels = axes.transData.transform
-    centres = [to_pixels((bubble.gmacs, bubble.images_per_s)) for bubble in bubbles]
-    boxes = [(x - 12, y - 12, x + 12, y + 12) for x, y in centres]
-    for bubble, (x, y) in zip(bubbles, centres, strict=True):
-        text = bubble.model if bubble.first_size else ""
-        if not text:
+    frame = axes.get_window_extent()
+    taken = [
+        (x - 12, y - 12, x + 12, y + 12)
+        for x, y in (axes.transData.transform((bubble.gmacs, bubble.images_per_s)) for bubble in bubbles)
+    ]
+    for bubble in bubbles:
+        if not bubble.first_size:
             continue
-        w, h, away = 6.9 * len(text), 15, 14 + (bubble.memory_mib or 0) ** 0.5 / 2
+        x, y = axes.transData.transform((bubble.gmacs, bubble.images_per_s))
+        w, h, away = 9.5 * len(bubble.model), 20, 16 + (bubble.memory_mib or 0) ** 0.5 * 0.7
         spots = [
-            (x + dx * away + (0 if dx > 0 else -w if dx < 0 else -w / 2), y + dy * away - h / 2, dx, dy)
-            for dx, dy in ((1, 0), (-1, 0), (0, 1.1), (0, -1.1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
+            (dx, dy, _spot(x, y, w, h, dx * away, dy * away)) for dx in (1, -1, 0) for dy in (0, 1, -1) if dx or dy
         ]
-        left, bottom, dx, _ = min(spots, key=lambda spot: _cover((spot[0], spot[1], spot[0] + w, spot[1] + h), boxes))
-        boxes.append((left, bottom, left + w, bottom + h))
-        at = axes.transData.inverted().transform(
-            (left if dx > 0 else left + w if dx < 0 else left + w / 2, bottom + h / 2)
-        )
-        axes.text(
-            *at,
-            text,
-            ha="left" if dx > 0 else "right" if dx < 0 else "center",
-            va="center",
-            zorder=5,
-            color=LIGHT["ink"],
-        )
+        dx, dy, box = min(spots, key=lambda spot: _cover(spot[2], taken) + _outside(spot[2], frame.extents))
+        taken.append(box)
+        place = {"ha": {1: "left", -1: "right", 0: "center"}[dx], "va": "center"}
+        at = (dx * away * 72 / axes.figure.dpi, dy * away * 72 / axes.figure.dpi)
+        point = (bubble.gmacs, bubble.images_per_s)
+        axes.annotate(bubble.model, point, at, textcoords="offset points", color=LIGHT["ink"], zorder=5, **place)
+
+
+def _spot(x: float, y: float, w: float, h: float, dx: float, dy: float) -> tuple[float, float, float, float]:
+    """The box of a text of w×h pixels beside (x, y), as (left, bottom, right, top)."""
+    left = x + dx - (0 if dx > 0 else w if dx < 0 else w / 2)
+    return left, y + dy - h / 2, left + w, y + dy + h / 2
 
 
 def _cover(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> float:
-    """Area of ``box`` that the others cover; each is (left, bottom, right, top)."""
-    return sum(
-        max(0.0, min(box[2], o[2]) - max(box[0], o[0])) * max(0.0, min(box[3], o[3]) - max(box[1], o[1]))
-        for o in others
-    )
+    """Area of ``box`` that the others cover."""
+    overlaps = ((min(box[2], o[2]) - max(box[0], o[0]), min(box[3], o[3]) - max(box[1], o[1])) for o in others)
+    return sum(max(0.0, w) * max(0.0, h) for w, h in overlaps)
+
+
+def _outside(box: tuple[float, ...], frame: Sequence[float]) -> float:
+    """Area of ``box`` outside ``frame``."""
+    return (box[2] - box[0]) * (box[3] - box[1]) - _cover(box, [tuple(frame)])

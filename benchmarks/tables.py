@@ -151,9 +151,9 @@ def block_table(record: Mapping[str, Any]) -> Table:
             row["attention"],
             three_digits(row["attention_ms"]),
             three_digits(row["rest_ms"]),
-            f"{row['time_share']:.0%}",
-            f"{row['time_share_p10']:.0%}–{row['time_share_p90']:.0%}",
-            f"{row['flop_share']:.0%}",
+            percent(row["time_share"]),
+            f"{100 * row['time_share_p10']:.0f}–{percent(row['time_share_p90'])}",
+            percent(row["flop_share"]),
             three_digits(row["attention_gflop_per_s"]),
             three_digits(row["rest_gflop_per_s"]),
         )
@@ -174,6 +174,11 @@ def environment_table(environment: Mapping[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else three_digits(value)
+
+
+def percent(share: float) -> str:
+    """``12 %``, not to be broken into two lines."""
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def three_digits(value: float) -> str:
