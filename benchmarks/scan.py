@@ -63,7 +63,7 @@ NOTES = (
     "copy: the time in which this machine copies as many bytes as arguments and output have (for a backward also "
     "their gradients), over ours; beyond 100% where the data stay in a cache.",
     "Each implementation gets its own layout, made beforehand: ours channels last, mamba-ssm's time last.",
-    f"Slow ones have few rounds: {FEW_ROUNDS} from {FAST_S:g} s on, one from {SLOW_S:g} s on; others up to {MAX_ROUNDS}.",
+    f"Rounds: up to {MAX_ROUNDS}; {FEW_ROUNDS} for what takes more than {FAST_S:g} s, one beyond {SLOW_S:g} s.",
     "'copies': the same backend on cross_scan's four copies, then cross_merge; it is given delta, B and C in the order "
     "of each route for nothing, as VMamba projects them from the copies.",
     "memory: peak of forward + backward, arguments, outputs and gradients included, over arguments + output.",
