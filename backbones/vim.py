@@ -22,6 +22,7 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models._features import feature_take_indices
 from torch import nn
 
+from ._checkpoint import load_official, read_files_safely
 from .mixers.s6 import SelectiveSSM
 from .ops.cross_scan import VIM_ROUTES
 
@@ -176,6 +177,11 @@ class VisionMamba(nn.Module):
         if global_pool not in ("token", "avg", ""):
             raise ValueError(f"global_pool must be 'token', 'avg' or '', got {global_pool!r}")
         self.global_pool = global_pool
+
+    @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str) -> None:
+        """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
+        load_official(self, checkpoint_path, checkpoint_filter_fn)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -361,9 +367,11 @@ def _resample_pos_embed(pos: torch.Tensor, model: VisionMamba) -> torch.Tensor:
     return torch.cat((patches[:, :half], pos[:, middle : middle + 1], patches[:, half:]), dim=1)
 
 
-def _cfg(hub_id: str = "", filename: str = "", **kwargs: Any) -> dict[str, Any]:
+def _cfg(hub_id: str, filename: str, **kwargs: Any) -> dict[str, Any]:
     return {
-        **({"hf_hub_id": hub_id, "hf_hub_filename": filename} if hub_id else {}),
+        "hf_hub_id": hub_id,
+        "hf_hub_filename": filename,
+        "custom_load": "hf",  # the files pickle an argparse.Namespace: `VisionMamba.load_pretrained` reads them safely
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": None,
@@ -403,7 +411,7 @@ def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **kwargs,
+        **read_files_safely(kwargs),
     )
 
 

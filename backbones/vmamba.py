@@ -20,6 +20,7 @@ from timm.layers import ClassifierHead, DropPath, LayerNorm, Mlp, calculate_drop
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from ._checkpoint import load_official, read_files_safely
 from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers.s6 import SelectiveSSM
 from .ops.cross_scan import VMAMBA_ROUTES
@@ -121,6 +122,11 @@ class VMamba(HierarchicalBackbone):
         self.apply(_init_weights)
 
     @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str) -> None:
+        """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
+        load_official(self, checkpoint_path, checkpoint_filter_fn)
+
+    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Patterns of the SSM's own parameters, which must not decay."""
         return {f"*.op.ssm.{name}" for name in SelectiveSSM.no_weight_decay}
@@ -201,6 +207,7 @@ def _official_to_ours(key: str) -> str:
 def _cfg(release: str, **kwargs: Any) -> dict[str, Any]:
     return {
         "url": f"https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{release}.pth",
+        "custom_load": True,  # the files pickle a yacs node: `VMamba.load_pretrained` reads them safely
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
@@ -237,7 +244,7 @@ def _create_vmamba(variant: str, pretrained: bool, width: int, **kwargs: Any) ->
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{"dims": (width, 2 * width, 4 * width, 8 * width), **kwargs},
+        **{"dims": (width, 2 * width, 4 * width, 8 * width), **read_files_safely(kwargs)},
     )
 
 

@@ -172,5 +172,15 @@ def compare_models(
         compare.compare(models, inputs, out, budget, photos, device)
 
 
+@main.command(short_help="Turn a pickled checkpoint into safetensors, executing nothing in it.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.safetensors")
+def convert(file: Path, out: Path) -> None:
+    """Reads the tensors of FILE, whatever else it pickles, and writes the model's weights to OUT.safetensors."""
+    from ..backbones import _checkpoint
+
+    click.echo(f"{out}: {_checkpoint.convert(file, out)} tensors")
+
+
 if __name__ == "__main__":
     main()
