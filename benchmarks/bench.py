@@ -62,24 +62,28 @@ class Sweep:
 
 
 class _Watcher:
-    """Shows a sweep's events on a progress bar and remembers its rows."""
+    """Shows a sweep's events, as a bar on a terminal and as lines elsewhere, and remembers its rows."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("starting", total=1.0)
+        self._last = ""
         self.finished: list[Row] = []
 
     def __call__(self, event: Event) -> None:
         if event.row is not None:
             self.finished.append(event.row)
-        if event.kind in ("note", "resumed"):
-            self._progress.console.print(event.message, highlight=False, markup=False, soft_wrap=True)
         doing = {"prepare": "building and checking ", "round": "timing "}.get(event.kind, "")
         self._progress.update(self._task, completed=event.fraction, description=doing + event.message)
+        next_round = event.kind == self._last == "round"
+        if event.kind in ("note", "resumed") or (self._progress.disable and not next_round):
+            self._progress.console.print(doing + event.message, highlight=False, markup=False, soft_wrap=True)
+        self._last = event.kind
 
 
 @contextmanager
 def _watched() -> Iterator[_Watcher]:
+    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -88,7 +92,7 @@ def _watched() -> Iterator[_Watcher]:
         TextColumn("left:"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield _Watcher(progress)
 
 

@@ -42,7 +42,7 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process; close() ends both)
         self._buffer = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mixerzoo.benchmarks.worker"],
+            [sys.executable, "-P", "-m", "mixerzoo.benchmarks.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -130,14 +130,14 @@ class Measurement:
         interval = median_interval(self._rounds_ms)
         return interval is not None and interval.half_width <= CONVERGED_HALF_WIDTH
 
-    def row(self, here: dict[str, Any], gmacs: float | None, interrupted: bool = False) -> Row:
+    def row(self, here: dict[str, Any], interrupted: bool = False) -> Row:
         """The result as it stands.
 
         Args:
             here: the parent's fingerprint, for a child that never told its own.
-            gmacs: forward multiply-accumulates of one image, in 10⁹.
             interrupted: the sweep was cut short.
         """
+        gmacs, uncounted = forward_gmacs(self.case.model, self.case.image_size)
         row = Row(
             case=self.case,
             status="interrupted" if interrupted else "ok",
@@ -151,8 +151,11 @@ class Measurement:
             started=self._started,
             finished=_now(),
         )
-        if row.batch_halved_from:
-            row.message = f"out of memory at batch {self.batch * 2}, measured at {self.batch}"
+        remarks = [f"out of memory at batch {row.batch_halved_from}, measured at {self.batch}"] * bool(
+            row.batch_halved_from
+        )
+        remarks += [f"GMACs not counted: {uncounted}"] * (uncounted is not None)
+        row.message = "; ".join(remarks) or None
         if self.failure is not None:
             return replace(row, status=self.failure["status"], message=self.failure["message"])
         return replace(row, **self._figures(gmacs))
@@ -187,12 +190,15 @@ class Measurement:
 
 
 @functools.cache
-def forward_gmacs(model: str, image_size: tuple[int, int]) -> float | None:
-    """Multiply-accumulates of one image's forward pass, in 10⁹; None where the analyzer cannot count the model."""
+def forward_gmacs(model: str, image_size: tuple[int, int]) -> tuple[float | None, str | None]:
+    """Multiply-accumulates of one image's forward pass, in 10⁹, or None and why the analyzer cannot count the model.
+
+    An operator without a formula need not keep a model from being timed: whether it takes the image its child says.
+    """
     try:
-        return count_flops(build_model(model, image_size, device="meta"), image_size).macs() / 1e9
-    except (ValueError, RuntimeError, AssertionError, TypeError):
-        return None  # an uncounted operator need not keep a model from being timed; a wrong size the child reports
+        return count_flops(build_model(model, image_size, device="meta"), image_size).macs() / 1e9, None
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+        return None, " ".join(str(error).split()) or type(error).__name__
 
 
 def _blocks(cases: Iterable[Case]) -> list[list[Case]]:
@@ -334,7 +340,7 @@ class _Sweep:
 
     def _finish(self, measurement: Measurement, interrupted: bool = False) -> None:
         case = measurement.case
-        row = measurement.row(self._environment(case), forward_gmacs(case.model, case.image_size), interrupted)
+        row = measurement.row(self._environment(case), interrupted)
         if self._results is not None:
             self._results.append(row)
         self.rows[row.key] = row

@@ -1,8 +1,8 @@
-"""The child process that holds one case: ``python -m mixerzoo.benchmarks.worker``, told what to do over its pipes.
+"""The child process that holds one case: ``python -m mixerzoo.benchmarks.worker PARENT_PID``.
 
-Each line on stdin is a JSON object with ``do``: ``prepare`` (with ``case``, ``seed``, ``warmup_s``) or ``round``
-(with ``samples``, ``steps``). Each is answered by one JSON line on stdout, with ``status`` ``ok``, ``oom`` or
-``error``; after one that is not ``ok`` the process ends. It also ends when its stdin does.
+It is told what to do over its pipes. Each line on stdin is a JSON object with ``do``: ``prepare`` (with ``case``,
+``seed``, ``warmup_s``) or ``round`` (with ``samples``, ``steps``). Each is answered by one JSON line on stdout, with
+``status`` ``ok``, ``oom`` or ``error``; after one that is not ``ok`` the process ends. It also ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 WARMUP_MIN_STEPS = 10
 
 
-def tie_to_parent() -> None:
+def tie_to_parent(parent: int) -> None:
     """Linux: makes the kernel kill this process with its parent, and rather than its parent when memory runs out."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        sys.exit(1)
     with contextlib.suppress(OSError):  # a container may mount /proc read-only; then the kernel goes by size alone
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -109,12 +111,12 @@ class Session:
 
 def answer(session: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Carries out one request; whatever goes wrong becomes part of the answer."""
-    from .memory import is_out_of_memory
-
     commands: dict[str, Callable[..., dict[str, Any]]] = {"prepare": session.prepare, "round": session.round}
     try:
         return {"status": "ok", **commands[request.pop("do")](**request)}
     except Exception as error:
+        from .memory import is_out_of_memory
+
         message = " ".join(str(error).split()) or type(error).__name__
         if is_out_of_memory(error):
             return {"status": "oom", "message": message}
@@ -127,8 +129,10 @@ def answer(session: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    tie_to_parent()
+    tie_to_parent(int(sys.argv[1]))
     answers = private_stdout()
+    from . import workload  # noqa: F401  (seconds of imports, while the parent starts and asks the other children)
+
     session = Session()
     for line in sys.stdin:
         reply = answer(session, json.loads(line))

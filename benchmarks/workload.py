@@ -15,10 +15,10 @@ from torch import nn
 from .models import build_model
 from .rows import Case
 
-# Relative L2 error against float32 that rounding may cause (float32: TF32 on a GPU); a wrong network is off by about 1.
-# Gradients through batch norm over a few images amplify rounding: 0.14 was seen in bfloat16, 0.04 in float16.
-OUTPUT_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.1, "float16": 0.03}
-GRADIENT_TOLERANCE = {"float32": 2e-2, "bfloat16": 0.5, "float16": 0.25}
+# Relative L2 error against float32 that rounding may cause: about twice what twenty families showed at most.
+# Gradients through batch norm over a few images amplify rounding: 0.26 was seen in bfloat16.
+OUTPUT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.08, "float16": 0.02}
+GRADIENT_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.25}
 REFERENCE_BATCH = 8  # images an inference's reference sees at a time: whether the batch fits is the case's question
 
 
@@ -65,6 +65,11 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     got, expected = got.detach().double(), expected.detach().double()
     error = (got - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float32).tiny)
     return error.item() if torch.isfinite(error) else float("inf")
+
+
+def tf32_enabled() -> bool:
+    """Whether float32 convolutions or matrix products may run in TF32 on a GPU."""
+    return torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"
 
 
 @contextlib.contextmanager
@@ -144,11 +149,14 @@ class Workload:
 
     def check(self, reference: torch.Tensor) -> tuple[float, float]:
         """Relative L2 error against the reference, and how much of it rounding may explain."""
+        dtype = self.case.dtype
+        if dtype == "float32" and self.device.type == "cuda" and tf32_enabled():
+            dtype = "float16"  # TF32 has float16's mantissa
         if self.training:
-            return relative_error(self._gradients(), reference), GRADIENT_TOLERANCE[self.case.dtype]
+            return relative_error(self._gradients(), reference), GRADIENT_TOLERANCE[dtype]
         with torch.inference_mode():
             output = self.model(self.x).float().cpu()
-        return relative_error(output, reference), OUTPUT_TOLERANCE[self.case.dtype]
+        return relative_error(output, reference), OUTPUT_TOLERANCE[dtype]
 
     def _loss(self) -> torch.Tensor:
         with torch.autocast(self.device.type, getattr(torch, self.case.dtype), enabled=self._autocast):
