@@ -82,7 +82,9 @@ def rho_plot(curves: Sequence[Curve], marks: Sequence[tuple[str, tuple[int, int]
         _task_marks(axes, marks, width)
         _note_zero(axes, [curve.model for curve in curves if curve.rho.max() == 0], width)
         if width == "wide":
-            _label_ends(axes, growing)
+            low, high = np.log(axes.get_ylim())
+            ends = np.array([(math.log(curve.rho[-1]) - low) / (high - low) for curve in growing])
+            _label_ends(axes, [curve.model for curve in growing], ends, [LIGHT[curve.kind] for curve in growing], 0.042)
     return figure
 
 
@@ -142,21 +144,20 @@ def _note_zero(axes: Axes, models: Sequence[str], width: str) -> None:
     axes.text(0.985, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=LIGHT["muted"])
 
 
-def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Names to the right of the curves, moved apart where the ends meet."""
-    if not curves:
-        return
-    low, high = np.log(axes.get_ylim())
-    ends = np.array([(math.log(curve.rho[-1]) - low) / (high - low) for curve in curves])
-    for curve, y, label_y in zip(curves, ends, spread(ends, 0.042, 0, 1), strict=True):
+def _label_ends(axes: Axes, names: Sequence[str], ends: np.ndarray, colours: Sequence[str], gap: float) -> None:
+    """Names to the right of the curves, moved apart where the ends (fractions of the axis) meet.
+
+    The colour is in the line that leads there: as text it would be too pale to read.
+    """
+    for name, y, label_y, colour in zip(names, ends, spread(ends, gap, 0, 1), colours, strict=True):
         axes.annotate(
-            curve.model,
+            name,
             xy=(1, y),
-            xytext=(1.02, label_y),
+            xytext=(1.035, label_y),
             xycoords="axes fraction",
             va="center",
-            color=LIGHT[curve.kind],
-            arrowprops={"arrowstyle": "-", "color": LIGHT[curve.kind], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
+            color=LIGHT["ink"],
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 2, "shrinkA": 2, "shrinkB": 0},
         )
 
 
@@ -284,17 +285,8 @@ def _block_axes(axes: Axes, ends: Mapping[str, tuple[float, str]], width: str) -
     axes.set_ylabel("share of the attention")
     if wide:
         axes.set_xticks(ticks, [f"{n}\n{round(16 * n**0.5)}" for n in ticks])
-        at = np.array([share for share, _ in ends.values()])
-        for (name, (_, colour)), share, y in zip(ends.items(), at, spread(at, 0.055, 0, 1), strict=True):
-            axes.annotate(
-                name,
-                xy=(1, share),
-                xytext=(1.02, y),
-                xycoords="axes fraction",
-                va="center",
-                color=colour,
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
-            )
+        shares, colours = zip(*ends.values(), strict=True)
+        _label_ends(axes, list(ends), np.array(shares), colours, 0.055)
 
 
 def throughput_plot(bubbles: Sequence[Bubble], width: str) -> Figure:

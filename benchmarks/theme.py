@@ -24,14 +24,14 @@ PALETTE: dict[str, tuple[str, str]] = {
     "ink": ("#1c2024", "#e8eaed"),
     "muted": ("#5b636d", "#a2abb6"),
     "grid": ("#dfe2e6", "#2c323a"),
-    "convolution": ("#0b62b8", "#5aa9f5"),
-    "attention": ("#cf4a0a", "#ff8a4c"),
-    "causal": ("#7d2f6f", "#dba1dd"),
-    "scan": ("#00805f", "#2fc99c"),
-    "pooling": ("#927300", "#e3c44a"),
-    "identity": ("#767d86", "#8a929c"),
-    "linear": ("#a9b3bf", "#566270"),
-    "other": ("#c9ccd1", "#3d454f"),
+    "convolution": ("#415fbb", "#3a9bf5"),
+    "attention": ("#e06d03", "#e8854a"),
+    "causal": ("#740356", "#ffbded"),
+    "scan": ("#3f9c74", "#6aebb4"),
+    "pooling": ("#69581e", "#e6e04a"),
+    "identity": ("#6c6e77", "#85878d"),
+    "linear": ("#8792a1", "#697686"),
+    "other": ("#c6cbd1", "#424a54"),
 }
 LIGHT = {name: colours[0] for name, colours in PALETTE.items()}
 MARKERS = {
