@@ -210,15 +210,14 @@ INLINE void NAME(store)(char *data, int64_t dtype, int64_t index, REAL value) {
 
 /* ---- one chunk of one tile ---- */
 
-typedef REAL NAME(rows)[CHUNK][LANES];
+typedef REAL NAME(rows)[CHUNK + 1][LANES]; /* one row more, since arrays 4096 bytes apart contend for cache lines */
 
 typedef struct {
   int64_t b, k, group, first, count; /* channels first .. first + count - 1 */
   int64_t steps, pixels[CHUNK];
   NAME(rows) u, dt, dtu, y ALIGNED;
   /* backward only */
-  NAME(rows) g, dy, z, slope, through_x, through_a, a, product ALIGNED;
-  REAL h[CHUNK + 1][LANES] ALIGNED;
+  NAME(rows) g, dy, z, slope, through_x, through_a, a, h, product ALIGNED; /* h[s]: before step s */
   REAL *B, *C, *dB, *dC;   /* (N, CHUNK) */
   REAL *A, *A2;            /* (N, LANES): A and A*log2(e) */
   REAL *state, *carry, *dA; /* (N, LANES) */
@@ -339,12 +338,13 @@ INLINE void NAME(enter_route)(const problem *p, NAME(tile) *t) {
 INLINE void NAME(forward_state)(NAME(tile) *t, int64_t n, int first) {
   const REAL *restrict A2 = t->A2 + n * LANES, *restrict B = t->B + n * CHUNK, *restrict C = t->C + n * CHUNK;
   REAL *restrict state = t->state + n * LANES;
-  REAL h[LANES];
+  REAL h[LANES], a2[LANES];
   memcpy(h, state, sizeof h);
+  memcpy(a2, A2, sizeof a2);
   for (int64_t s = 0; s < t->steps; s++) {
     REAL b = B[s], c = C[s];
     for (int i = 0; i < LANES; i++) {
-      h[i] = NAME(exp2)(t->dt[s][i] * A2[i]) * h[i] + t->dtu[s][i] * b;
+      h[i] = NAME(exp2)(t->dt[s][i] * a2[i]) * h[i] + t->dtu[s][i] * b;
       t->y[s][i] = (first ? t->D[i] * t->u[s][i] : t->y[s][i]) + c * h[i];
     }
   }
@@ -399,14 +399,16 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
   REAL *restrict state = t->state + n * LANES, *restrict carry = t->carry + n * LANES, *restrict dA = t->dA + n * LANES;
   REAL *restrict dB = t->dB + n * CHUNK, *restrict dC = t->dC + n * CHUNK;
   int64_t steps = t->steps;
-  REAL h[LANES], mu[LANES], da[LANES] = {0}; /* mu: dL/dh through later steps */
+  REAL a1[LANES], a2[LANES], h[LANES], mu[LANES], da[LANES] = {0}; /* mu: dL/dh through later steps */
+  memcpy(a1, A, sizeof a1);
+  memcpy(a2, A2, sizeof a2);
   memcpy(h, state, sizeof h);
   memcpy(mu, carry, sizeof mu);
   memcpy(t->h[0], state, sizeof h);
   for (int64_t s = 0; s < steps; s++) {
     REAL b = B[s];
     for (int i = 0; i < LANES; i++) {
-      REAL a = NAME(exp2)(t->dt[s][i] * A2[i]);
+      REAL a = NAME(exp2)(t->dt[s][i] * a2[i]);
       h[i] = a * h[i] + t->dtu[s][i] * b;
       t->a[s][i] = a;
       t->h[s + 1][i] = h[i];
@@ -429,7 +431,7 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
       t->product[s][i] = lambda * t->dtu[s][i];
       mu[i] = t->a[s][i] * lambda;
       REAL flow = mu[i] * t->h[s][i]; /* dL/d(dt*A) */
-      t->through_a[s][i] += A[i] * flow;
+      t->through_a[s][i] += a1[i] * flow;
       da[i] += t->dt[s][i] * flow;
     }
   }
