@@ -2,7 +2,7 @@
 
 It is told what to do over its pipes. Each line on stdin is a JSON object with ``do``: ``prepare`` (with ``case``,
 ``seed``, ``warmup_s``) or ``round`` (with ``samples``, ``steps``). Each is answered by one JSON line on stdout, with
-``status`` ``ok``, ``oom`` or ``error``; after one that is not ``ok`` the process ends. It also ends when its stdin does.
+``status`` ``ok``, ``oom`` or ``error``; after one that is not ``ok`` the process ends. It ends with its stdin, too.
 """
 
 from __future__ import annotations
