@@ -1,0 +1,334 @@
+"""``mixerzoo analyze``: records of models at image sizes, as tables, JSON, CSV or Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+from rich.tree import Tree
+
+from .analysis import FLOP_CLASSES, AnalysisRecord, ModuleRecord, to_json
+from .criterion import TASKS, Analyzer
+from .findings import stage_table
+from .flops import Convention
+from .models import parse_image_size
+from .records import write_atomically
+from .tables import Cell, Column, Table, for_terminal, size_text, three_digits
+
+FORMATS = ("json", "csv", "markdown")
+PIPE_WIDTH = 170  # columns where no terminal says how wide it is
+STAGE_TABLES = 4  # with more records than this, the terminal shows no stages
+
+Question = tuple[str | None, tuple[int, int] | None]  # task, (H, W) in pixels
+
+
+def analyze(
+    models: Sequence[str],
+    sizes: Sequence[str],
+    task: str | None,
+    convention: Convention,
+    form: str | None,
+    tree: bool,
+    trust: bool,
+    output: Path | None,
+) -> None:
+    """Analyzes ``models`` and prints the records or writes them to ``output``.
+
+    Args:
+        models: timm models.
+        sizes: ``H`` or ``HxW``; none for each model's own, or for those of ``task``.
+        task: one of `criterion.TASKS`, or ``all``.
+        convention: see `flops`.
+        form: one of `FORMATS`; ``None`` for tables.
+        tree: with the cost of every module.
+        trust: with the figures of other counters.
+        output: file to write instead of the terminal.
+
+    Raises:
+        ValueError: bad input, or what some model could not do; what the others could has been printed by then.
+        OSError: ``output`` cannot be written.
+    """
+    if output is not None:
+        check_writable(output)
+    questions = _questions(sizes, task)
+    records, failures = [], []
+    console = Console(stderr=True)
+    with _spinner(console) as say:
+        for model in models:
+            say(f"counting {model}")
+            analyzer = Analyzer(model)
+            for preset, size in questions:
+                try:
+                    records.append(analyzer.at(size, task=preset, convention=convention, trust=trust))
+                except ValueError as error:
+                    failures.append(str(error))
+    if records:
+        records = records if tree else [replace(record, modules=()) for record in records]
+        _print(render(records, form), output)
+    if failures:
+        raise ValueError("; ".join(failures))
+
+
+def _questions(sizes: Sequence[str], task: str | None) -> list[Question]:
+    if task is None:
+        return [(None, parse_image_size(size)) for size in sizes] or [(None, None)]
+    tasks = TASKS if task == "all" else {task: TASKS[task]}
+    return [(preset, size) for preset, presets in tasks.items() for size in presets]
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError if a file cannot be put at ``path``, before any work is done for it."""
+    if path.is_dir():
+        raise IsADirectoryError(f"output: expected a file, {path} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"output: cannot write in {path.parent}")
+
+
+@contextmanager
+def _spinner(console: Console) -> Iterator[Callable[[str], None]]:
+    columns = SpinnerColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("importing")
+        yield lambda text: progress.update(bar, description=text)
+
+
+def _print(content: str | RenderableType, output: Path | None) -> None:
+    if isinstance(content, str):
+        if output is None:
+            sys.stdout.write(content)
+        else:
+            write_atomically(output, content)
+    elif output is None:
+        console = Console()
+        (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(content)
+    else:
+        text = io.StringIO()
+        Console(file=text, width=PIPE_WIDTH).print(content)
+        write_atomically(output, text.getvalue())
+
+
+def render(records: Sequence[AnalysisRecord], form: str | None) -> str | RenderableType:
+    """The records in one of `FORMATS`, or for rich's console."""
+    if form == "json":
+        return to_json(records) + "\n"
+    if form == "csv":
+        return to_csv(records)
+    if form == "markdown":
+        return to_markdown(records)
+    return for_console(records)
+
+
+def for_console(records: Sequence[AnalysisRecord]) -> RenderableType:
+    """Tables for rich's console: the networks, their stages, what is and is not counted."""
+    parts: list[RenderableType] = [for_terminal(summary_table(records))]
+    if len(records) <= STAGE_TABLES:
+        parts += [for_terminal(stage_table(record)) for record in records]
+    else:
+        parts.append(Text(f"Stages: with at most {STAGE_TABLES} models and sizes, or --json, --csv, --markdown.\n"))
+    parts += [Text(line) for line in verdict_lines(records)]
+    parts += [Text(line, style="dim") for line in uncounted_lines(records)]
+    if any(record.trust for record in records):
+        parts.append(for_terminal(trust_table(records)))
+    parts += [module_tree(record) for record in records if record.modules]
+    return Group(*parts)
+
+
+def conditions(records: Sequence[AnalysisRecord]) -> str:
+    """What every figure depends on, in a sentence."""
+    record = records[0]
+    causal = sorted({r.model for r in records if r.causal})
+    pairs = "the pairs that exist" if record.convention == "exact" else "all pairs"
+    attention = f"{', '.join(causal)}, counting {pairs}" if causal else "none"
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return (
+        f"One forward pass of one image; convention {record.convention}, 1 MAC = 2 FLOPs. "
+        f"Attention path: {record.attention_path}. Causal attention: {attention}. {versions}."
+    )
+
+
+def summary_table(records: Sequence[AnalysisRecord]) -> Table:
+    """One line per network and image size."""
+    columns = [
+        Column("model", text=True),
+        Column("input", "H×W px"),
+        Column("parameters", "10⁶"),
+        Column("cost", "GFLOPs"),
+        Column("cost", "GMACs"),
+        *(Column(name, "% FLOPs") for name in ("linear", "conv", "act×act", "scan", "other")),
+        Column("ρ", "quadratic/rest"),
+        Column("L/6D", "formula"),
+        Column("exponent", "in pixels"),
+        Column("ρ = 1 at", "px a side"),
+        Column("ρ = 1 at", "tokens of 16 px"),
+    ]
+    table = Table("Cost and criterion", columns, note=conditions(records))
+    for record in records:
+        table.add(
+            record.model,
+            _sizes(record),
+            f"{record.params / 1e6:.2f}",
+            three_digits(record.flops / 1e9),
+            three_digits(record.macs / 1e9),
+            *(f"{100 * record.flops_by_class[kind] / max(record.flops, 1):.1f}" for kind in FLOP_CLASSES),
+            Cell("–" if record.rho is None else three_digits(record.rho), record.length_class, record.length_class),
+            "–" if record.formula is None else three_digits(record.formula),
+            "–" if record.exponent is None else f"{record.exponent:.2f}",
+            f"{record.crossover_side:,.0f}" if record.crossover_side else record.length_class,
+            f"{record.crossover_tokens:,.0f}" if record.crossover_tokens else "–",
+        )
+    return table
+
+
+def _sizes(record: AnalysisRecord) -> str:
+    asked = size_text(record.image_size)
+    return asked if record.counted_size == record.image_size else f"{asked} (as {size_text(record.counted_size)})"
+
+
+def verdict_lines(records: Sequence[AnalysisRecord]) -> list[str]:
+    """One sentence per network and size, and what rounding did to the figures."""
+    lines = []
+    for record in records:
+        task = f"{record.task} " if record.task else ""
+        lines.append(f"{record.model}, {task}{size_text(record.image_size)}: {record.verdict}.")
+        if record.counted_size != record.image_size:
+            lines.append(f"  counted at {size_text(record.counted_size)}, the next size that the architecture takes.")
+        if record.rounding is not None and abs(record.rounding) >= 0.001:
+            lines.append(
+                f"  rounding and padding (windows, odd maps) make it {record.rounding:+.1%} of what the fit over "
+                f"{', '.join(map(str, record.growth.sides))} px gives; ρ is of the counted FLOPs."
+            )
+    return lines
+
+
+def uncounted_lines(records: Sequence[AnalysisRecord]) -> list[str]:
+    """The operators of each network that no FLOPs are counted for."""
+    lines = []
+    for record in records:
+        ops = [f"{u.op.removeprefix('aten.')} {u.calls}× {u.elements:,}" for u in record.uncounted]
+        lines.append(
+            f"Not counted in {record.model} at {size_text(record.counted_size)} (operator, calls, elements): "
+            f"{'; '.join(ops) or 'nothing'}."
+        )
+    return lines
+
+
+def trust_table(records: Sequence[AnalysisRecord]) -> Table:
+    """The same networks through other counters."""
+    columns = [
+        Column("model", text=True),
+        Column("input", "H×W px"),
+        Column("counter", text=True),
+        Column("cost", "GMACs"),
+        Column("against ours"),
+        Column("leaves out", text=True, wrap=True),
+        Column("note", text=True, wrap=True),
+    ]
+    table = Table("Trust", columns)
+    for record in records:
+        size = size_text(record.counted_size)
+        table.add(record.model, size, f"ours, convention {record.convention}", f"{record.macs / 1e9:.6f}", "", "", "")
+        for other in record.trust:
+            table.add(
+                record.model,
+                size,
+                other.counter,
+                "–" if other.macs is None else f"{other.macs / 1e9:.6f}",
+                "–" if other.delta is None else f"{other.delta:+.2%}",
+                ", ".join(f"{op} {calls}×" for op, calls in other.misses.items()),
+                other.note,
+            )
+    return table
+
+
+def module_tree(record: AnalysisRecord) -> Tree:
+    """Every module that does arithmetic, with all inside it: its cost, its share, its exponent."""
+    nodes: dict[str, Tree] = {}
+    for module in record.modules:
+        label = _module_label(module, record)
+        parent = nodes.get(module.path.rpartition(".")[0]) if module.path else None
+        nodes[module.path] = parent.add(label) if parent else Tree(label)
+    return nodes[""]
+
+
+def _module_label(module: ModuleRecord, record: AnalysisRecord) -> Text:
+    name = module.path.rpartition(".")[2] or f"{record.model} at {size_text(record.counted_size)}"
+    kinds = ", ".join(kind for kind, flops in module.flops_by_class.items() if flops)
+    label = Text(f"{name}  ")
+    label.append(f"{three_digits(module.macs / 1e9)} GMACs", style="bold")
+    grows = "" if module.exponent is None else f"  grows as pixels^{module.exponent:.2f}"
+    label.append(f"  {module.flops / max(record.flops, 1):.1%}  {kinds}{grows}", style="dim")
+    return label
+
+
+def to_markdown(records: Sequence[AnalysisRecord]) -> str:
+    """GitHub's tables: the networks, their stages, the verdicts."""
+    tables = [summary_table(records), *(stage_table(record) for record in records)]
+    if any(record.trust for record in records):
+        tables.append(trust_table(records))
+    lists = [f"- {line.strip()}" for line in [*verdict_lines(records), *uncounted_lines(records)]]
+    modules = [_module_markdown(record) for record in records if record.modules]
+    return "\n".join([*map(_markdown_table, tables), *lists, "", *modules])
+
+
+def _markdown_table(table: Table) -> str:
+    heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in table.columns]
+    rules = [":--" if column.text else "--:" for column in table.columns]
+    rows = [heads, rules, *([f"{cell.text} {cell.chip}".strip() for cell in row] for row in table.rows)]
+    lines = [f"### {table.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join(lines + ([table.note, ""] if table.note else []))
+
+
+def _module_markdown(record: AnalysisRecord) -> str:
+    table = Table(
+        f"Modules of {record.model} at {size_text(record.counted_size)}",
+        [Column("module", text=True), Column("cost", "GMACs"), Column("exponent", "in pixels")],
+    )
+    for module in record.modules:
+        exponent = "–" if module.exponent is None else f"{module.exponent:.2f}"
+        table.add(f"`{module.path or record.model}`", three_digits(module.macs / 1e9), exponent)
+    return _markdown_table(table)
+
+
+_SHARED = ("flops", "macs", "rho", "rho_exact", "attention_ratio", "formula", "exponent")
+_OF_NETWORK = ("params", "crossover_side", "crossover_tokens", "length_class", "autoregressive")
+_OF_STAGE = ("stride", "tokens", "prefix_tokens", "dim", "mixer", "activation_mb", "intensity")
+
+
+def to_csv(records: Sequence[AnalysisRecord]) -> str:
+    """One line per network and size (scope ``model``), then one per stage, and per module where there are any."""
+    text = io.StringIO()
+    shapes = ("height", "width", "counted_height", "counted_width")
+    classes = tuple(f"flops_{kind}" for kind in FLOP_CLASSES)
+    head = ("model", "task", *shapes, "convention", "torch", "scope", *_SHARED, *classes, *_OF_NETWORK, *_OF_STAGE)
+    writer = csv.DictWriter(text, head, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        common = {
+            **{name: getattr(record, name) for name in ("model", "task", "convention")},
+            **dict(zip(shapes, (*record.image_size, *record.counted_size), strict=True)),
+            "torch": record.versions["torch"],
+        }
+        for scope, part in _scopes(record):
+            by_class = {f"flops_{kind}": flops for kind, flops in part["flops_by_class"].items()}
+            writer.writerow({**part, **common, **by_class, "scope": scope})
+    return text.getvalue()
+
+
+def _scopes(record: AnalysisRecord) -> Iterable[tuple[str, dict]]:
+    parts = asdict(record)
+    yield "model", parts
+    for stage in parts["stages"]:
+        yield f"stage {stage['name']}", stage
+    for module in parts["modules"]:
+        yield f"module {module['path']}", module
