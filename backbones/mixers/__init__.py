@@ -9,10 +9,12 @@ from .pool import Pool
 from .registry import list_mixers, mixer_class, register_mixer
 from .s6 import S6, BiS6
 from .ss2d import SS2D
+from .ssd import SSD
 
 __all__ = [
     "S6",
     "SS2D",
+    "SSD",
     "Attention",
     "BiS6",
     "CausalAttention",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mixerzoo.backbones.mixers import Attention, GatedCNN, Pool, list_mixers, mixer_class, register_mixer
-from torch import nn
+from mixerzoo.backbones.ops.cross_scan import Route
 
 SIZES = [(5, 7), (1, 9), (1, 1), (8, 3)]
 
@@ -36,7 +37,7 @@ def naive_pool(mixer: Pool, x: torch.Tensor) -> torch.Tensor:
 
 
 def naive_depthwise(mixer: GatedCNN, x: torch.Tensor) -> torch.Tensor:
-    padded = nn.functional.pad(x, (0, 0, 3, 3, 3, 3))
+    padded = F.pad(x, (0, 0, 3, 3, 3, 3))
     _, H, W, _ = x.shape
     out = mixer.conv.bias.expand_as(x)
     for i in range(7):
@@ -45,7 +46,51 @@ def naive_depthwise(mixer: GatedCNN, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def naive_scan(mixer, x: torch.Tensor) -> torch.Tensor:
+    """S6, BiS6 and SS2D step by step: convolution, SiLU, one recurrence per route, their sum."""
+    u = F.silu(F.conv2d(x.permute(0, 3, 1, 2), mixer.conv.weight, mixer.conv.bias, padding=3, groups=x.shape[-1]))
+    u = u.permute(0, 2, 3, 1)  # (B, H, W, E)
+    ssm, (_, H, W, _) = mixer.ssm, u.shape
+    total = torch.zeros_like(u)
+    for k, route in enumerate(ssm.routes):
+        pixels = [(i, j) for i in range(H) for j in range(W)]
+        if route in (Route.COLUMNS, Route.COLUMNS_REVERSED):
+            pixels.sort(key=lambda pixel: (pixel[1], pixel[0]))
+        if route in (Route.ROWS_REVERSED, Route.COLUMNS_REVERSED):
+            pixels.reverse()
+        state = 0.0
+        y = torch.zeros_like(u)
+        for i, j in pixels:
+            token = u[:, i, j]  # (B, E)
+            dt, B, C = (token @ ssm.x_proj_weight[k].T).split([ssm.dt_rank, ssm.d_state, ssm.d_state], -1)
+            step = F.softplus(dt @ ssm.dt_proj_weight[k].T + ssm.dt_bias[k])[..., None]  # (B, E, 1)
+            state = torch.exp(-step * ssm.A_log[k].exp()) * state + step * token[..., None] * B[:, None]
+            y = y.index_put((torch.arange(len(x))[:, None], torch.tensor([[i]]), torch.tensor([[j]])),
+                            ((state * C[:, None]).sum(-1) + ssm.D[k] * token)[:, None])  # fmt: skip
+        total = total + y
+    return mixer.finish(total)
+
+
+def naive_ssd(mixer, x: torch.Tensor) -> torch.Tensor:
+    """SSD as a recurrence of matrix states."""
+    u = F.silu(F.conv2d(x.permute(0, 3, 1, 2), mixer.conv.weight, mixer.conv.bias, padding=3, groups=x.shape[-1]))
+    u, ssm = u.flatten(2).transpose(1, 2), mixer.ssm  # (B, L, D)
+    state, out = 0.0, []
+    for token in u.unbind(1):
+        B, C, dt = (token @ ssm.proj.weight.T).split([ssm.d_state, ssm.d_state, ssm.num_heads], -1)
+        heads = token.unflatten(-1, (ssm.num_heads, -1))  # (B, H, P)
+        step = F.softplus(dt + ssm.dt_bias)[..., None, None]  # (B, H, 1, 1)
+        decay = torch.exp(-step * ssm.A_log.exp()[:, None, None])
+        state = decay * state + step * heads[..., None] * B[:, None, None]
+        out.append(((state * C[:, None, None]).sum(-1) + ssm.D[:, None] * heads).flatten(1))
+    return torch.stack(out, 1).view_as(x)
+
+
 NAIVE = {
+    "s6": naive_scan,
+    "bis6": naive_scan,
+    "ss2d": naive_scan,
+    "ssd": naive_ssd,
     "gatedcnn": naive_depthwise,
     "attn": naive_attention,
     "attn_causal": naive_attention,
@@ -62,11 +107,13 @@ def test_output_and_gradients(name, size):
     leaves = (x, *mixer.parameters())
     weight = torch.randn_like(x)
     out, expected = mixer(x), NAIVE[name](mixer, x)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+    # The state matrix is kept in float32: exact to that in the scans, exact to float64 elsewhere.
+    rtol, atol = (1e-5, 1e-6) if mixer.kind == "scan" else (1e-9, 1e-11)
+    torch.testing.assert_close(out, expected, rtol=rtol, atol=atol)
     grads = torch.autograd.grad((out * weight).sum(), leaves)
     naive = torch.autograd.grad((expected * weight).sum(), leaves)
     for grad, wanted in zip(grads, naive, strict=True):
-        torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(grad, wanted, rtol=rtol, atol=atol * max(1.0, wanted.abs().max().item()))
 
 
 @pytest.mark.parametrize("name", list_mixers())
@@ -98,6 +145,10 @@ def test_heads():
     assert [Attention(dim, device="meta").num_heads for dim in (16, 48, 96, 256)] == [1, 1, 3, 8]
     with pytest.raises(ValueError, match="num_heads must divide dim, got dim=48 and num_heads=5"):
         Attention(48, num_heads=5)
+
+
+def test_every_mixer_has_a_naive_formula():
+    assert set(NAIVE) == set(list_mixers())
 
 
 def test_registry():
