@@ -34,7 +34,8 @@ _AUTO = {"cuda": ("triton", "torch"), "cpu": ("cpu", "torch")}  # best first
 _MODULES = {"triton": "triton", "cpu": "cpu", "torch": "pytorch"}
 
 _library = torch.library.Library("mixerzoo", "FRAGMENT")
-_tags = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+_strides = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)  # the former since torch 2.7
+_tags = (_strides, torch.Tag.pt2_compliant_tag)
 _library.define(f"selective_scan_fwd({_PROBLEM}, {_OUTPUT}) -> (Tensor, Tensor, Tensor)", tags=_tags)
 _library.define(f"selective_scan_infer({_PROBLEM}, {_OUTPUT}) -> (Tensor, Tensor)", tags=_tags)
 _library.define(

@@ -245,9 +245,13 @@ INLINE void NAME(load_rows)(NAME(rows) rows, const tensor *x, const NAME(tile) *
     for (int64_t s = 0; s < steps; s++)
       for (int i = 0; i < LANES; i++) rows[s][i] = (REAL)from_float16(halves[origin + t->pixels[s] * step + i]);
   } else {
-    for (int64_t i = 0; i < LANES; i++) /* strided channels: time is likely the contiguous axis, so it goes innermost */
-      for (int64_t s = 0; s < steps; s++)
-        rows[s][i] = i < count ? NAME(load)(data, dtype, origin + t->pixels[s] * step + i * lane) : 0;
+    for (int64_t i = 0; i < count; i++) /* strided channels: time is likely the contiguous axis, so it goes innermost */
+      for (int64_t s = 0; s < steps; s++) {
+        int64_t index = origin + t->pixels[s] * step + i * lane;
+        rows[s][i] = dtype == REAL_DTYPE ? reals[index] : NAME(load)(data, dtype, index);
+      }
+    for (int64_t s = 0; s < steps; s++)
+      for (int64_t i = count; i < LANES; i++) rows[s][i] = 0;
   }
 }
 
