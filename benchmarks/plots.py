@@ -162,7 +162,7 @@ def _label_ends(axes: Axes, names: Sequence[str], ends: np.ndarray, colours: Seq
 
 
 def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """The closest positions (least squares) in the same order that lie ``gap`` apart, then moved into [low, high]."""
+    """The closest positions (least squares) in the same order that lie ``gap`` apart and within [low, high]."""
     if not len(positions):
         return positions
     order = np.argsort(positions, kind="stable")
@@ -173,10 +173,9 @@ def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.nda
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (b, n), (a, m) = pools.pop(), pools.pop()
             pools.append([(a * m + b * n) / (m + n), m + n])
-    out = np.concatenate([np.full(int(size), mean) for mean, size in pools]) + steps
-    out += max(0.0, low - out[0]) - max(0.0, out[-1] - high)
+    means = np.concatenate([np.full(int(size), mean) for mean, size in pools])
     placed = np.empty(len(positions))
-    placed[order] = out
+    placed[order] = np.clip(means, low, high - steps[-1]) + steps
     return placed
 
 

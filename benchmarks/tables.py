@@ -185,5 +185,6 @@ def three_digits(value: float) -> str:
     """``0.0123``, ``1.23``, ``12.3``, ``1230``: three significant digits without an exponent."""
     if value == 0:
         return "0"
+    value = float(f"{value:.3g}") if abs(value) < 1000 else value  # 99.96 has the digits of 100
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}"

@@ -9,6 +9,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
+
+# `with torch.device(...)` knows the constructors it acts on by identity, from its first use on: a first use inside a
+# test would note down the poisoned ones, and torch.empty would no longer follow the context.
+_device_constructors()
 
 POISONED = ("empty", "empty_like", "empty_strided", "empty_permuted")
 
