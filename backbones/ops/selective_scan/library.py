@@ -185,6 +185,13 @@ def _backward_fake(dy: torch.Tensor, dlast_state: torch.Tensor | None, *args: ob
     return tuple(A.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs)
 
 
+def _below_autograd(
+    op: torch._ops.OpOverload, keyset: torch._C.DispatchKeySet, *args: object
+) -> tuple[torch.Tensor, ...]:
+    with torch._C._AutoDispatchBelowAutograd():
+        return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+
 class _Scan(torch.autograd.Function):
     """selective_scan_fwd with selective_scan_bwd as its derivative.
 
@@ -195,8 +202,7 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx, keyset: torch._C.DispatchKeySet, *args: object
     ) -> tuple[torch.Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            outputs = _ops.selective_scan_fwd.default.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        outputs = _below_autograd(_ops.selective_scan_fwd.default, keyset, *args)
         *tensors, delta_softplus, routes, height, width, _, backend = args
         _, _, checkpoints = outputs
         ctx.save_for_backward(*tensors, checkpoints)
@@ -231,8 +237,7 @@ class _OnceOnly(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, keyset: torch._C.DispatchKeySet, *args: object
     ) -> tuple[torch.Tensor, ...]:
         *_, ctx.backend = args
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.selective_scan_bwd.default.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        return _below_autograd(_ops.selective_scan_bwd.default, keyset, *args)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: torch.Tensor | None) -> None:
@@ -242,8 +247,17 @@ class _OnceOnly(torch.autograd.Function):
         )
 
 
-for _name, _function in (("fwd", _Scan), ("bwd", _OnceOnly)):
-    _library.impl(f"selective_scan_{_name}", _function.apply, "Autograd", with_keyset=True)
+def _register_autograd(op: torch._ops.OpOverload, function: type[torch.autograd.Function]) -> None:
+    def kernel(keyset: torch._C.DispatchKeySet, *args: object) -> tuple[torch.Tensor, ...]:
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
+            return function.apply(keyset, *args)
+        return _below_autograd(op, keyset, *args)
+
+    _library.impl(op, kernel, "Autograd", with_keyset=True)
+
+
+_register_autograd(_ops.selective_scan_fwd.default, _Scan)
+_register_autograd(_ops.selective_scan_bwd.default, _OnceOnly)
 
 
 def autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
