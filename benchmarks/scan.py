@@ -268,18 +268,25 @@ def render(title: str, rows: list[Result]) -> str:
     copies = [name for name in baselines if name.endswith("copies")]
     baselines = [name for name in baselines if name not in copies] + (["its copies"] if copies else [])
     header = ["", "ms", "ns/element", "copy", "error", *baselines]
-    lines, skipped = [], []
+    lines, remarks = [], []
     for row in rows:
         if row.skipped is not None:
-            skipped.append(f"  {row.name}: not timed, {row.skipped}")
+            remarks.append(f"  {row.name}: not timed, {row.skipped}")
             continue
         speedups = dict(row.speedups)
         speedups["its copies"] = speedups.get(f"{row.name}, copies")
         cells = [f"{speedups[name][0]:.2f} x" if speedups.get(name) else "" for name in baselines]
-        finite = all(error is not None for error in row.errors.values())
-        error = (f"{max(row.errors.values()):.0e}" if finite else "nan") + (" WRONG" if row.wrong else "")
+        finite = [error for error in row.errors.values() if error is not None]
+        error = f"{max(finite):.0e}" if len(finite) == len(row.errors) else "nan"
+        if row.wrong:
+            remarks.append(f"  {row.name}: WRONG, {_describe(row.errors)}")
+            error += " WRONG"
         lines.append([row.name, f"{row.ms:.3f}", f"{row.ns_per_element:.3f}", f"{row.copy_share:.0%}", error, *cells])
-    return "\n".join([title, _plain_table(header, lines), *skipped])
+    return "\n".join([title, _plain_table(header, lines), *remarks])
+
+
+def _describe(errors: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} " + ("not finite" if e is None else f"{e:.0e}") for name, e in errors.items())
 
 
 def _run_device(device: torch.device, quick: bool) -> dict[str, Any]:

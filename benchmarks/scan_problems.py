@@ -143,7 +143,9 @@ def make_tensors(shape: Shape, device: torch.device, dtype: torch.dtype, seed: i
         skip = torch.ones(d, device=device, dtype=parameter_dtype)
         if shape.gated:
             sizes["z"] = (b, s, d)
-    return {name: normal(*size) for name, size in sizes.items()} | {"A": A, "D": skip, "bias": bias}
+    tensors = {name: normal(*size) for name, size in sizes.items()} | {"A": A, "D": skip, "bias": bias}
+    tensors["dt" if shape.suite == "ssd" else "delta"].mul_(0.3)  # the projection's share, small beside the bias
+    return tensors
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ _PROBLEM = (
 )
 
 _library = torch.library.Library("mixerzoo", "FRAGMENT")
-_tags = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+_strides = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)  # the former since torch 2.7
+_tags = (_strides, torch.Tag.pt2_compliant_tag)
 _library.define(f"ssd({_PROBLEM}) -> (Tensor, Tensor)", tags=_tags)
 _library.define(
     f"ssd_bwd(Tensor dy, Tensor? dstates, {_PROBLEM}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
