@@ -54,6 +54,17 @@ def test_model_table():
         assert f"{macs:.{len(gmacs.partition('.')[2])}f}" == gmacs, name
 
 
+def test_published_figures():
+    """docs/counting.md: what papers print, and what we print in their convention."""
+    text = (ROOT / "docs" / "counting.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    assert len(rows) == 13
+    for name, published, ours in rows:
+        macs = count_flops(build_model(name, (224, 224), device="meta"), (224, 224)).macs("paper") / 1e9
+        assert f"{macs:.3f}" == ours, name
+        assert (f"{macs:.1f}" == published) != name.startswith("vim_"), name
+
+
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\((?!https:)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
