@@ -152,6 +152,8 @@ def conditions(records: Sequence[AnalysisRecord]) -> str:
     attention = f"{', '.join(causal)}, counting {pairs}" if causal else "none"
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     return (
+        "ρ: FLOPs that grow with the square of the pixels over all others. px^: exponent of the FLOPs in the number of "
+        "pixels. tokens/16: tokens of 16×16 pixels. "
         f"One forward pass of one image; convention {record.convention}, 1 MAC = 2 FLOPs. "
         f"Attention path: {record.attention_path}. Causal attention: {attention}. {versions}."
     )
@@ -159,18 +161,19 @@ def conditions(records: Sequence[AnalysisRecord]) -> str:
 
 def summary_table(records: Sequence[AnalysisRecord]) -> Table:
     """One line per network and image size."""
+    kinds = [kind for kind in FLOP_CLASSES if any(record.flops_by_class[kind] for record in records)]
     columns = [
         Column("model", text=True),
         Column("input", "H×W px"),
-        Column("parameters", "10⁶"),
+        Column("params", "10⁶"),
         Column("cost", "GFLOPs"),
         Column("cost", "GMACs"),
-        *(Column(name, "% FLOPs") for name in ("linear", "conv", "act×act", "scan", "other")),
-        Column("ρ", "quadratic/rest"),
+        *(Column("act×act" if kind == "attention" else kind, "% FLOPs") for kind in kinds),
+        Column("ρ", "quadr./rest"),
         Column("L/6D", "formula"),
-        Column("exponent", "in pixels"),
-        Column("ρ = 1 at", "px a side"),
-        Column("ρ = 1 at", "tokens of 16 px"),
+        Column("grows", "px^"),
+        Column("ρ = 1", "px a side"),
+        Column("ρ = 1", "tokens/16"),
     ]
     table = Table("Cost and criterion", columns, note=conditions(records))
     for record in records:
@@ -180,7 +183,7 @@ def summary_table(records: Sequence[AnalysisRecord]) -> Table:
             f"{record.params / 1e6:.2f}",
             three_digits(record.flops / 1e9),
             three_digits(record.macs / 1e9),
-            *(f"{100 * record.flops_by_class[kind] / max(record.flops, 1):.1f}" for kind in FLOP_CLASSES),
+            *(f"{100 * record.flops_by_class[kind] / max(record.flops, 1):.1f}" for kind in kinds),
             Cell("–" if record.rho is None else three_digits(record.rho), record.length_class, record.length_class),
             "–" if record.formula is None else three_digits(record.formula),
             "–" if record.exponent is None else f"{record.exponent:.2f}",

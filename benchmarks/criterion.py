@@ -65,13 +65,11 @@ def verdict(length: str, autoregressive: bool) -> str:
         "mixed": "mixed: what grows quadratically costs a tenth of the rest or more, but less than the rest",
         "long": "long: what grows quadratically costs as much as the rest or more",
     }
-    conclusion = (
-        "an SSM has a case"
-        if length == "long" or autoregressive
-        else "no conclusion"
-        if length == "unknown"
-        else "no case for an SSM"
-    )
+    if autoregressive or length == "long":
+        conclusion = "an SSM has a case"
+    else:
+        conclusions = {"unknown": "no conclusion", "never": "nothing for an SSM to save"}
+        conclusion = conclusions.get(length, "no case for an SSM")
     return f"{reasons[length]}; {'' if autoregressive else 'not '}autoregressive: {conclusion}"
 
 

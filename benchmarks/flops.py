@@ -254,14 +254,15 @@ class _Counter(TorchDispatchMode):
         packet = func._overloadpacket
         extra = PAPER_EXTRAS.get(packet) if not self.inside_extra else None
         known = packet in FORMULAS or packet in SCAN_FLOPS or packet in flop_registry
-        shape = SHAPES.get(packet)
-        if not known and shape is None:
+        out = SHAPES[packet](args) if packet in SHAPES else NotImplemented
+        if not known and out is NotImplemented:
             out = self._take_apart(func, args, kwargs, inside_extra=extra is not None)
             if out is not NotImplemented:
                 if extra is not None:
                     self._module.ops.append(OpCount(str(packet), "other", 0, extra(out, args)))
                 return out
-        out = shape(args) if shape is not None else func(*args, **kwargs)
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
         if extra is not None:
             self._module.ops.append(OpCount(str(packet), "other", 0, extra(out, args)))
         self._book(func, args, kwargs, out, known)
@@ -450,13 +451,23 @@ def _recurrent_shapes(args: tuple) -> tuple[torch.Tensor, ...]:
     return x.new_empty(*x.shape[:2], directions * states[0].shape[-1]), *map(torch.empty_like, states)
 
 
-# Outputs of operators whose meta kernels take milliseconds: they walk all steps, or a decomposition in Python.
+def _element_wise(args: tuple) -> Any:
+    a, b = args[:2]
+    if isinstance(b, torch.Tensor):
+        same = (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+    else:
+        same = a.is_floating_point() and isinstance(b, float | int)
+    return torch.empty_like(a) if same else NotImplemented
+
+
+# Outputs of operators whose meta kernels take long: they walk all steps, or a decomposition in Python.
 SHAPES: dict[OpOverloadPacket, Callable[[tuple], Any]] = {
     aten.batch_norm: lambda args: torch.empty_like(args[0]),
     aten.layer_norm: lambda args: args[0].new_empty(args[0].shape),
     aten._safe_softmax: lambda args: torch.empty_like(args[0]),
     aten.gelu: lambda args: torch.empty_like(args[0]),
     aten.linear: lambda args: args[0].new_empty(*args[0].shape[:-1], *args[1].shape[:-1]),
+    **dict.fromkeys((aten.add, aten.mul, aten.sub), _element_wise),
     **dict.fromkeys(RECURRENT, _recurrent_shapes),
 }
 
