@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,7 +16,7 @@ from .latency import Event, run_sweep
 from .models import parse_image_size
 from .rows import Case, Row
 from .significance import Interval
-from .tables import Cell, Column, Table, for_terminal, size_text, timing_table
+from .tables import Cell, Column, Table, print_tables, size_text, timing_table
 
 STYLES = {"faster": "long", "slower": "warn", "too few rounds": "warn", "machine drifted": "warn"}
 
@@ -144,14 +143,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
     found = ratios(rows)
     if found:
         tables.append(ratio_table(found))
-    _print_tables(tables)
-
-
-def _print_tables(tables: Sequence[Table]) -> None:
-    # Rich cuts a table to 80 columns where there is no terminal: a file or a pipe gets it whole.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    for table in tables:
-        console.print(for_terminal(table))
+    print_tables(tables)
 
 
 def training_table(rows: Sequence[Row]) -> Table:
@@ -183,12 +175,12 @@ def ratio_table(found: Sequence[Ratio]) -> Table:
     columns = [
         Column("model", text=True),
         Column("against", text=True),
-        Column("input", "pixels"),
-        Column("batch", "images"),
         Column("time ratio"),
         Column("95 % interval"),
         Column("verdict", text=True),
         Column("rounds", text=True),
+        Column("input", "pixels"),
+        Column("batch", "images"),
     ]
     table = Table("Time per image, as a ratio", columns, note="Below 1: faster than the model it is held against.")
     for item in found:
@@ -197,11 +189,11 @@ def ratio_table(found: Sequence[Ratio]) -> Table:
         table.add(
             _conditions(item.row, item.base),
             _conditions(item.base, item.row),
-            size_text(item.row.case.image_size),
-            " and ".join(map(str, batches)),
             *_interval(item.interval),
             Cell("", item.verdict, STYLES.get(item.verdict, "")),
             f"{rounds}, {'taking turns' if item.interleaved else 'one after the other'}",
+            size_text(item.row.case.image_size),
+            " and ".join(map(str, batches)),
         )
     return table
 
@@ -209,7 +201,7 @@ def ratio_table(found: Sequence[Ratio]) -> Table:
 def compare(before: Path, after: Path, allow_different_machines: bool) -> None:
     """Prints what changed between two result files."""
     comparison = compare_files(before, after, allow_different_machines)
-    _print_tables([comparison_table(comparison, before, after)])
+    print_tables([comparison_table(comparison, before, after)])
 
 
 def comparison_table(comparison: Comparison, before: Path, after: Path) -> Table:

@@ -309,7 +309,7 @@ class _Sweep:
         for measurement in measurements:  # while the children still import torch
             forward_gmacs(measurement.case.model, measurement.case.image_size)
         for number, measurement in enumerate(measurements):
-            self._tell("prepare", f"{measurement.case}", part=0.2 * number)
+            self._tell("prepare", str(replace(measurement.case, batch=measurement.batch)), part=0.2 * number)
             measurement.prepare(self._seed, self._budget_s / 2, self._timeout_s)
 
     def _take_turns(self, measurements: list[Measurement]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,6 +17,8 @@ from .rows import Row
 
 # What a chip looks like in the terminal; on the page its style is a CSS class.
 TERMINAL_STYLES = {"never": "dim", "short": "dim", "mixed": "bold", "long": "bold reverse", "warn": "bold yellow"}
+
+PIPE_WIDTH = 200  # where there is no terminal rich assumes 80 columns
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,39 @@ def for_terminal(table: Table) -> RichTable:
     for row in table.rows:
         out.add_row(*(_for_terminal(cell) for cell in row))
     return out
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """Prints to stdout: as wide as they are into a file or a pipe, broken into column groups on a narrow terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPE_WIDTH)
+    for table in tables:
+        for part in fitting_parts(table, console):
+            console.print(for_terminal(part))
+
+
+def fitting_parts(table: Table, console: Console) -> list[Table]:
+    """The table, or where the console is too narrow several with a share of the columns each, all led by the first."""
+    parts: list[list[int]] = []
+    for column in range(1, len(table.columns)):
+        if parts and _width(_selected(table, [0, *parts[-1], column]), console) <= console.width:
+            parts[-1].append(column)
+        else:
+            parts.append([column])
+    tables = [_selected(table, [0, *part]) for part in parts] or [_selected(table, [0])]
+    tables[0].title, tables[-1].note = table.title, table.note
+    return tables
+
+
+def _selected(table: Table, columns: list[int]) -> Table:
+    """Some of the columns, without title and note."""
+    rows = [[row[i] for i in columns] for row in table.rows]
+    return Table("", [table.columns[i] for i in columns], rows)
+
+
+def _width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(width=10_000), for_terminal(table)).maximum
 
 
 def _for_terminal(cell: Cell) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 from mixerzoo.benchmarks import bench, children, fingerprint
 from mixerzoo.benchmarks.cli import main
 from mixerzoo.benchmarks.rows import Case, Row, read_rows
+from mixerzoo.benchmarks.tables import fitting_parts, for_terminal, timing_table
+from rich.console import Console
 
 A = Case("test_vit", (64, 64), threads=1)
 
@@ -120,6 +123,22 @@ def test_a_run_ends_with_ratios_against_the_first_model_and_names_its_failures(m
     (line,) = [line for line in result.stdout[comparison:].splitlines() if "test_mambaout" in line]
     for part in ("dtype=bfloat16", "test_vit dtype=float32", "0.500", "0.500–0.500", "faster", "8, taking turns"):
         assert part in line
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_narrow_terminal_gets_the_columns_in_groups(width):
+    table, console = timing_table(rows()), Console(width=width, file=io.StringIO())
+    parts = fitting_parts(table, console)
+    assert [column for part in parts for column in part.columns[1:]] == table.columns[1:]
+    assert all(part.columns[0] is table.columns[0] for part in parts)
+    assert [parts[0].title, parts[-1].note] == [table.title, table.note]
+    assert len(parts) == {60: 4, 80: 3, 120: 2, 200: 1}[width]
+    for part in parts:
+        part.note = ""  # flows over several lines
+        console.print(for_terminal(part))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("test_mambaout" in line for line in lines) == len(parts)  # no row was broken
 
 
 def test_two_files_are_compared(tmp_path):
