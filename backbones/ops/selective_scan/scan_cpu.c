@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scan_numbers.h"
+
 #define CHUNK 32
 #define LANES 32
 
@@ -31,10 +33,8 @@
 #define CLONES_double
 
 #if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
 #else
-#define INLINE static inline
 #define ALIGNED
 #endif
 
@@ -65,7 +65,6 @@ typedef struct {
 _Static_assert(sizeof(void *) == 8 && sizeof(problem) == (12 + 6 * 7 + 4 + 4 * 7 + 7) * 8, "as cpu.py fills it in");
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t round_up_division(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Pixels that a route visits at steps start .. start + steps - 1. */
@@ -84,95 +83,6 @@ INLINE void visit(const problem *p, int64_t code, int64_t start, int64_t steps, 
     if (row < 0) row = p->height - 1, column--;
   }
 }
-
-INLINE float float_of_bits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-INLINE uint32_t bits_of_float(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-INLINE float from_bfloat16(uint16_t half) { return float_of_bits((uint32_t)half << 16); }
-
-INLINE uint16_t to_bfloat16(float value) { /* to nearest, ties to even */
-  uint32_t bits = bits_of_float(value);
-  uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
-
-INLINE float from_float16(uint16_t half) {
-  uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
-  float scaled = float_of_bits(magnitude) * 0x1p112f; /* moves the exponent's bias; exact, subnormals too */
-  uint32_t bits = bits_of_float(scaled);
-  bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : bits; /* infinity, NaN */
-  return float_of_bits(bits | (uint32_t)(half & 0x8000u) << 16);
-}
-
-INLINE uint16_t to_float16(float value) { /* to nearest, ties to even */
-  uint32_t bits = bits_of_float(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
-  uint32_t normal = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
-  uint32_t subnormal = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u; /* the addition rounds */
-  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
-  half = magnitude >= 0x477ff000u ? 0x7c00u : half;  /* 65520 and above round to infinity */
-  half = magnitude > 0x7f800000u ? 0x7e00u : half;
-  return (uint16_t)(sign | half);
-}
-
-/* 2^x for x in [-127, 128]. The polynomial has no constant term but 1: its error is a relative error of x below 4.4e-7,
- * which a slowly decaying state does not accumulate. 0 at -127, infinity at 128. */
-INLINE float exp2_in_range(float x) {
-  const float magic = 12582912.0f + 127.0f; /* 1.5*2^23: adding it rounds to an integer in the low mantissa bits */
-  float shifted = x + magic;
-  float r = x - (shifted - magic); /* in [-0.5, 0.5] */
-  float power = float_of_bits(bits_of_float(shifted) << 23);
-  float q = 0.0013333538f;
-  q = q * r + 0.009666245f;
-  q = q * r + 0.055505004f;
-  q = q * r + 0.24022351f;
-  q = q * r + 0.6931471f;
-  return (q * r + 1.0f) * power;
-}
-
-/* The clamps compare bit patterns, which takes one instruction each: as unsigned integers, negative floats come after
- * all positive ones and grow with their magnitude; as signed integers, positive floats keep their order. Either loses
- * NaN: the callers make sure that another operand still holds it. */
-INLINE float clamp_below(float x) { /* to -127 at least */
-  uint32_t bits = bits_of_float(x), low = 0xc2fe0000u;
-  return float_of_bits(bits < low ? bits : low);
-}
-
-INLINE float clamp_above(float x) { /* to 128 at most */
-  int32_t bits = (int32_t)bits_of_float(x), high = 0x43000000;
-  return float_of_bits((uint32_t)(bits < high ? bits : high));
-}
-
-INLINE float exp2_float(float x) { return exp2_in_range(clamp_above(clamp_below(x))); }
-
-/* e^-|x| */
-INLINE float exp_minus_float(float x) { return exp2_in_range(clamp_below(fabsf(x) * -1.44269504f)); }
-
-/* log(1 + x) for x in [0, 1]; relative error below 1e-7, so that small step sizes keep their digits. */
-INLINE float log1p_float(float x) {
-  float q = 0.0052326927f;
-  q = q * x - 0.029505232f;
-  q = q * x + 0.07822595f;
-  q = q * x - 0.13663244f;
-  q = q * x + 0.19106007f;
-  q = q * x - 0.24842982f;
-  q = q * x + 0.33319098f;
-  q = q * x - 0.49999493f;
-  q = q * x + 0.99999994f;
-  return q * x;
-}
-
-INLINE double exp2_double(double x) { return exp2(x); }
-INLINE double exp_minus_double(double x) { return exp(-fabs(x)); }
-INLINE double log1p_double(double x) { return log1p(x); }
 
 #define REAL float
 #define REAL_DTYPE FLOAT32
@@ -229,57 +139,57 @@ INLINE int64_t NAME(origin)(const tensor *x, const NAME(tile) *t) {
   return t->b * x->batch + t->k * x->route + t->first * x->lane;
 }
 
+/* For every step and lane of a full tile with neighbouring channels; `index` is where the value is in the tensor. */
+#define EACH(statement)                                                                  \
+  for (int64_t s = 0; s < steps; s++)                                                    \
+    for (int64_t i = 0, index = origin + t->pixels[s] * step; i < LANES; i++, index++) { \
+      statement;                                                                         \
+    }
+
 /* Gathers the chunk's rows of an activation, zeros in the lanes beyond the tile's channels. */
 INLINE void NAME(load_rows)(NAME(rows) rows, const tensor *x, const NAME(tile) *t) {
-  const char *data = x->data;
-  const REAL *reals = (const REAL *)data;
-  const uint16_t *halves = (const uint16_t *)data;
-  const int64_t steps = t->steps, count = t->count, step = x->step, lane = x->lane, dtype = x->dtype;
-  const int64_t origin = NAME(origin)(x, t);
-  if (dtype == REAL_DTYPE && lane == 1 && count == LANES) {
-    for (int64_t s = 0; s < steps; s++) memcpy(rows[s], reals + origin + t->pixels[s] * step, LANES * sizeof(REAL));
-  } else if (dtype == BFLOAT16 && lane == 1 && count == LANES) {
-    for (int64_t s = 0; s < steps; s++)
-      for (int i = 0; i < LANES; i++) rows[s][i] = (REAL)from_bfloat16(halves[origin + t->pixels[s] * step + i]);
-  } else if (dtype == FLOAT16 && lane == 1 && count == LANES) {
-    for (int64_t s = 0; s < steps; s++)
-      for (int i = 0; i < LANES; i++) rows[s][i] = (REAL)from_float16(halves[origin + t->pixels[s] * step + i]);
+  const REAL *reals = (const REAL *)x->data;
+  const uint16_t *halves = (const uint16_t *)x->data;
+  const int64_t steps = t->steps, step = x->step, lane = x->lane, dtype = x->dtype, origin = NAME(origin)(x, t);
+  const int full = lane == 1 && t->count == LANES;
+  if (full && dtype == REAL_DTYPE) {
+    EACH(rows[s][i] = reals[index])
+  } else if (full && dtype == BFLOAT16) {
+    EACH(rows[s][i] = (REAL)from_bfloat16(halves[index]))
+  } else if (full && dtype == FLOAT16) {
+    EACH(rows[s][i] = (REAL)from_float16(halves[index]))
   } else {
-    for (int64_t i = 0; i < count; i++) /* strided channels: time is likely the contiguous axis, so it goes innermost */
+    for (int64_t i = 0; i < LANES; i++) /* strided channels: time is likely the contiguous axis, so it goes innermost */
       for (int64_t s = 0; s < steps; s++) {
         int64_t index = origin + t->pixels[s] * step + i * lane;
-        rows[s][i] = dtype == REAL_DTYPE ? reals[index] : NAME(load)(data, dtype, index);
+        rows[s][i] = i < t->count ? NAME(load)(x->data, dtype, index) : 0;
       }
-    for (int64_t s = 0; s < steps; s++)
-      for (int64_t i = count; i < LANES; i++) rows[s][i] = 0;
   }
 }
 
 /* Stores the chunk's rows; or adds them to what the routes before have stored, in the arithmetic type. */
 INLINE void NAME(store_rows)(NAME(rows) rows, const tensor *x, const NAME(tile) *t, int add) {
-  char *data = x->data;
-  REAL *reals = (REAL *)data;
-  uint16_t *halves = (uint16_t *)data;
-  const int64_t steps = t->steps, count = t->count, step = x->step, dtype = x->dtype, origin = NAME(origin)(x, t);
-  if (dtype == REAL_DTYPE && count == LANES && !add) {
-    for (int64_t s = 0; s < steps; s++) memcpy(reals + origin + t->pixels[s] * step, rows[s], LANES * sizeof(REAL));
-  } else if (add && count == LANES) {
-    for (int64_t s = 0; s < steps; s++)
-      for (int i = 0; i < LANES; i++) reals[origin + t->pixels[s] * step + i] += rows[s][i];
-  } else if (dtype == BFLOAT16 && count == LANES) {
-    for (int64_t s = 0; s < steps; s++)
-      for (int i = 0; i < LANES; i++) halves[origin + t->pixels[s] * step + i] = to_bfloat16((float)rows[s][i]);
-  } else if (dtype == FLOAT16 && count == LANES) {
-    for (int64_t s = 0; s < steps; s++)
-      for (int i = 0; i < LANES; i++) halves[origin + t->pixels[s] * step + i] = to_float16((float)rows[s][i]);
+  REAL *reals = (REAL *)x->data;
+  uint16_t *halves = (uint16_t *)x->data;
+  const int64_t steps = t->steps, step = x->step, dtype = x->dtype, origin = NAME(origin)(x, t);
+  const int full = t->count == LANES;
+  if (full && add) {
+    EACH(reals[index] += rows[s][i])
+  } else if (full && dtype == REAL_DTYPE) {
+    EACH(reals[index] = rows[s][i])
+  } else if (full && dtype == BFLOAT16) {
+    EACH(halves[index] = to_bfloat16((float)rows[s][i]))
+  } else if (full && dtype == FLOAT16) {
+    EACH(halves[index] = to_float16((float)rows[s][i]))
   } else {
     for (int64_t s = 0; s < steps; s++)
-      for (int64_t i = 0; i < count; i++) {
+      for (int64_t i = 0; i < t->count; i++) {
         int64_t index = origin + t->pixels[s] * step + i;
-        NAME(store)(data, dtype, index, rows[s][i] + (add ? reals[index] : 0));
+        NAME(store)(x->data, dtype, index, rows[s][i] + (add ? reals[index] : 0));
       }
   }
 }
+#undef EACH
 
 /* B or C of the chunk, (N, CHUNK). */
 INLINE void NAME(load_weights)(REAL *restrict weights, const tensor *x, const NAME(tile) *t, int64_t states) {
@@ -396,6 +306,43 @@ NAME(CLONES) void NAME(forward_tile)(const problem *p, NAME(tile) *t) {
 
 /* ---- backward ---- */
 
+/* Sums over the lanes, for eight steps at once: fold a row of LANES values to eight, then interleave and add pairs of
+ * rows, three times. The compiler's own reduction would add the last eight one by one. */
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+typedef REAL NAME(octet) __attribute__((vector_size(8 * sizeof(REAL))));
+
+INLINE void NAME(fold_row)(NAME(octet) *folded, const REAL *row) {
+  NAME(octet) part[LANES / 8];
+  memcpy(part, row, sizeof part);
+  *folded = (part[0] + part[1]) + (part[2] + part[3]);
+}
+
+INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
+  for (int j = 0; j < 8; j += 2)
+    x[j] = __builtin_shufflevector(x[j], x[j + 1], 0, 8, 1, 9, 4, 12, 5, 13) +
+           __builtin_shufflevector(x[j], x[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  for (int j = 0; j < 8; j += 4)
+    x[j] = __builtin_shufflevector(x[j], x[j + 2], 0, 1, 8, 9, 4, 5, 12, 13) +
+           __builtin_shufflevector(x[j], x[j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+  x[0] = __builtin_shufflevector(x[0], x[4], 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(x[0], x[4], 4, 5, 6, 7, 12, 13, 14, 15);
+  memcpy(sums, x, sizeof x[0]);
+}
+#else
+typedef struct {
+  REAL sum;
+} NAME(octet);
+
+INLINE void NAME(fold_row)(NAME(octet) *folded, const REAL *row) {
+  folded->sum = 0;
+  for (int i = 0; i < LANES; i++) folded->sum += row[i];
+}
+
+INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
+  for (int j = 0; j < 8; j++) sums[j] = x[j].sum;
+}
+#endif
+
 /* Everything that state n contributes over the chunk: forward from the checkpoint, then in reverse. */
 INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
   const REAL *restrict A = t->A + n * LANES, *restrict A2 = t->A2 + n * LANES;
@@ -403,6 +350,7 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
   REAL *restrict state = t->state + n * LANES, *restrict carry = t->carry + n * LANES, *restrict dA = t->dA + n * LANES;
   REAL *restrict dB = t->dB + n * CHUNK, *restrict dC = t->dC + n * CHUNK;
   int64_t steps = t->steps;
+  NAME(octet) x[8];
   REAL a1[LANES], a2[LANES], h[LANES], mu[LANES], da[LANES] = {0}; /* mu: dL/dh through later steps */
   memcpy(a1, A, sizeof a1);
   memcpy(a2, A2, sizeof a2);
@@ -418,11 +366,13 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
       t->h[s + 1][i] = h[i];
     }
   }
-  for (int64_t s = 0; s < steps; s++) {
-    REAL sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < LANES; i++) sum += t->g[s][i] * t->h[s + 1][i];
-    dC[s] = sum;
+  for (int64_t s = 0; s < steps; s += 8) { /* what lies beyond the last step is never stored */
+    for (int j = 0; j < 8; j++) {
+      REAL products[LANES];
+      for (int i = 0; i < LANES; i++) products[i] = t->g[s + j][i] * t->h[s + j + 1][i];
+      NAME(fold_row)(&x[j], products);
+    }
+    NAME(sum_octets)(dC + s, x);
   }
   if (gated)
     for (int64_t s = 0; s < steps; s++)
@@ -441,11 +391,9 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
   }
   memcpy(carry, mu, sizeof mu);
   for (int i = 0; i < LANES; i++) dA[i] += da[i];
-  for (int64_t s = 0; s < steps; s++) {
-    REAL sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < LANES; i++) sum += t->product[s][i];
-    dB[s] = sum;
+  for (int64_t s = 0; s < steps; s += 8) {
+    for (int j = 0; j < 8; j++) NAME(fold_row)(&x[j], t->product[s + j]);
+    NAME(sum_octets)(dB + s, x);
   }
 }
 
@@ -552,55 +500,38 @@ static NAME(tile) *NAME(new_tile)(const problem *p) {
   return t;
 }
 
-static void NAME(place_tile)(const problem *p, NAME(tile) *t, int64_t tile_of_group) {
-  int64_t per_group = p->channels / p->groups, start = tile_of_group * LANES;
-  t->first = t->group * per_group + start;
-  t->count = smaller(LANES, per_group - start);
-}
-
-/* Both return 0, or 1 if memory ran out. */
-int NAME(scan_forward)(const problem *p) {
-  int64_t tiles = round_up_division(p->channels / p->groups, LANES), units = p->batch * p->groups * tiles;
-  int failed = 0;
-#pragma omp parallel num_threads((int)larger(1, smaller(p->threads, units))) reduction(| : failed)
+/* A unit is one batch element, group and slice of the group's tiles; the forward has a slice per tile. Returns 1 if
+ * memory ran out, else 0. */
+INLINE int NAME(share_units)(const problem *p, int backward) {
+  int64_t per_group = p->channels / p->groups, tiles = round_up_division(per_group, LANES);
+  int64_t slices = backward ? p->slices : tiles, units = p->batch * p->groups * slices;
+  int threads = (int)smaller(p->threads, units), failed = 0;
+  if (units == 0) return 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
   {
     NAME(tile) *t = NAME(new_tile)(p);
     failed |= t == NULL;
 #pragma omp for schedule(dynamic)
     for (int64_t unit = 0; unit < units; unit++) {
-      if (!t) continue;
-      t->b = unit / tiles / p->groups;
-      t->group = unit / tiles % p->groups;
-      NAME(place_tile)(p, t, unit % tiles);
-      NAME(forward_tile)(p, t);
-    }
-    free(t);
-  }
-  return failed;
-}
-
-int NAME(scan_backward)(const problem *p) {
-  int64_t tiles = round_up_division(p->channels / p->groups, LANES), units = p->batch * p->groups * p->slices;
-  int failed = 0;
-#pragma omp parallel num_threads((int)larger(1, smaller(p->threads, units))) reduction(| : failed)
-  {
-    NAME(tile) *t = NAME(new_tile)(p);
-    failed |= t == NULL;
-#pragma omp for schedule(dynamic)
-    for (int64_t unit = 0; unit < units; unit++) {
-      if (!t) continue;
-      int64_t slice = unit % p->slices, first = slice * tiles / p->slices, end = (slice + 1) * tiles / p->slices;
-      t->b = unit / p->slices / p->groups;
-      t->group = unit / p->slices % p->groups;
-      for (int64_t tile = first; tile < end; tile++) {
-        NAME(place_tile)(p, t, tile);
-        NAME(backward_tile)(p, t, slice, tile > first);
+      int64_t slice = unit % slices, first = slice * tiles / slices, end = (slice + 1) * tiles / slices;
+      for (int64_t tile = first; t && tile < end; tile++) {
+        t->b = unit / slices / p->groups;
+        t->group = unit / slices % p->groups;
+        t->first = t->group * per_group + tile * LANES;
+        t->count = smaller(LANES, per_group - tile * LANES);
+        if (backward)
+          NAME(backward_tile)(p, t, slice, tile > first);
+        else
+          NAME(forward_tile)(p, t);
       }
     }
     free(t);
   }
   return failed;
 }
+
+int NAME(scan_forward)(const problem *p) { return NAME(share_units)(p, 0); }
+int NAME(scan_backward)(const problem *p) { return NAME(share_units)(p, 1); }
 
 /* target[i] = sum over parts of source[part, i], in the order of the parts. */
 void NAME(scan_reduce)(const REAL *source, char *target, int64_t dtype, int64_t parts, int64_t count, int64_t threads) {
