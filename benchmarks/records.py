@@ -85,7 +85,9 @@ class Records:
         """
         path = folder / RECORDS_FILE
         if not path.is_file():
-            raise ValueError(f"expected the records of an earlier `mixerzoo compare` in {str(path)!r}, found no such file")
+            raise ValueError(
+                f"expected the records of an earlier `mixerzoo compare` in {str(path)!r}, found no such file"
+            )
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             version = record.pop("schema_version")
