@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -357,7 +358,19 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("cpu", "gpu", "threads", "torch", "commit"):
         if name in machine:
             print(f"{name}: {machine[name]}")
-    record = {"schema": SCHEMA_VERSION, "quick": options.quick, "fingerprint": machine, "notes": NOTES}
+    load, cores = os.getloadavg()[0], machine["cores"]
+    if load > cores / 4:
+        print(
+            f"the machine is busy (load {load:.1f} on {cores} cores): threads then wait for each other at every step of "
+            "an operator, and only --threads 1 gives ratios worth reading"
+        )
+    record = {
+        "schema": SCHEMA_VERSION,
+        "quick": options.quick,
+        "load_average_before": load,
+        "fingerprint": machine,
+        "notes": NOTES,
+    }
     record["devices"] = {device: _run_device(torch.device(device), options.quick) for device in devices}
     record["seconds"] = round(time.perf_counter() - begin)
     print(*NOTES, sep="\n")
