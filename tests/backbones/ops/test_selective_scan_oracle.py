@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mixerzoo.backbones.ops.selective_scan import selective_scan
+from mixerzoo.backbones.ops.selective_scan import mamba_ssm, selective_scan, selective_scan_2d
 from mixerzoo.benchmarks import oracle
 
 pytestmark = [
@@ -51,3 +51,25 @@ def test_mamba_ssm_in_bfloat16(backend: str) -> None:
     expected, actual = selective_scan_ref(*arguments), selective_scan(*arguments, backend=backend)
     assert actual.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(actual, expected, rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [None, 3])
+@pytest.mark.parametrize("gated", [True, False])
+def test_how_the_mamba_ssm_backend_calls_its_kernel(
+    monkeypatch: pytest.MonkeyPatch, groups: int | None, gated: bool
+) -> None:
+    """Its routes, groups and layouts, with mamba-ssm's reference function in the place of the CUDA kernel."""
+    monkeypatch.setattr(mamba_ssm, "_kernel", lambda u: oracle.load("selective_scan_ref"))
+    K, pixels = 4, (2, 4, 7)
+    shared = (K, 3) if groups is None else (K, groups, 3)
+    x, z = torch.randn(2, *pixels, 6).unbind(0)
+    B, C = torch.randn(2, *pixels, *shared).unbind(0)
+    image = (x, torch.randn(*pixels, K, 6), -torch.rand(K, 6, 3), B, C, torch.randn(K, 6), z if gated else None)
+    image = [value if value is None else value.requires_grad_() for value in (*image, torch.randn(K, 6))]
+    leaves = [value for value in image if value is not None]
+    results = []
+    for backend in ("mamba_ssm", "reference"):
+        out, state = selective_scan_2d(*image, True, True, backend)
+        results.append((out, state, *torch.autograd.grad(out.square().sum(), leaves)))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.detach().abs().max().item())
