@@ -79,7 +79,8 @@ def _code() -> dict[str, Any]:
 
 def _gpu(device: torch.device) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
-    query = ("nvidia-smi", f"--id={properties.uuid}", "--format=csv,noheader,nounits")
+    uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"  # CUDA_VISIBLE_DEVICES may have renumbered the devices
+    query = ("nvidia-smi", f"--id={uuid}", "--format=csv,noheader,nounits")
     clocks = _answer(*query, "--query-gpu=clocks.sm,clocks.mem")
     limits = _answer(*query, "--query-gpu=clocks.max.sm,clocks.max.mem,power.limit")
     return {

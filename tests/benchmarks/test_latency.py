@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from mixerzoo.benchmarks import fingerprint, latency
 from mixerzoo.benchmarks.comparison import ratios
 from mixerzoo.benchmarks.latency import Case, run_sweep
@@ -370,3 +371,18 @@ def test_real_children_measure_and_compare(tmp_path):
     assert found.interleaved
     assert found.interval.value > 0
     assert read_rows(path)[0] == rows
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_a_gpu_is_measured_with_its_memory_and_named(mode):
+    cases = [replace(A, device="cuda", dtype=dtype, mode=mode, batch=16) for dtype in ("float32", "bfloat16")]
+    rows = run_sweep([*cases, replace(cases[1], scenario="offline")], budget_s=1)
+    for row in rows:
+        assert row.status == "ok", row.message
+        assert 0 < row.peak_memory_mib <= row.peak_reserved_mib
+        assert row.fingerprint["gpu"] == torch.cuda.get_device_name()
+        assert row.fingerprint["gpu_driver"]
+        assert row.p50_ms > 0
+        assert (row.backward_ms is not None) == (mode == "train")
