@@ -37,7 +37,7 @@ def shallow(name: str, **kwargs):
 
 
 def is_large_variant(name: str) -> bool:
-    """The larger sizes of the controlled variants: the published model's widths with a mixer that smaller sizes test."""
+    """The larger controlled variants: widths of the published models, mixers that the smaller sizes test in full."""
     return name.startswith(("mambaout_small_", "mambaout_base_")) and not name.endswith("_gatedcnn")
 
 
