@@ -361,8 +361,8 @@ def main(arguments: list[str] | None = None) -> int:
     load, cores = os.getloadavg()[0], machine["cores"]
     if load > cores / 4:
         print(
-            f"the machine is busy (load {load:.1f} on {cores} cores): threads then wait for each other at every step of "
-            "an operator, and only --threads 1 gives ratios worth reading"
+            f"the machine is busy (load {load:.1f} on {cores} cores): threads then wait for each other, and only "
+            "--threads 1 gives ratios worth reading"
         )
     record = {
         "schema": SCHEMA_VERSION,

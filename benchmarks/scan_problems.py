@@ -344,10 +344,11 @@ def _ssds(shape: Shape, device: torch.device) -> list[Candidate]:
 
 
 def compile_c_kernel() -> str | None:
-    """Compiles the C kernel into a temporary folder, where the package was not built; returns why it cannot."""
-    if importlib.util.find_spec(f"{scan_package.__name__}._scan_cpu") is not None:
+    """Compiles the C kernel into a temporary folder, if the package has none or an older one; returns why it cannot."""
+    source = Path(scan_package.__file__).resolve().with_name("scan_cpu.c")
+    built = importlib.util.find_spec(f"{scan_package.__name__}._scan_cpu")
+    if built is not None and not (source.exists() and source.stat().st_mtime > Path(built.origin).stat().st_mtime):
         return None
-    source = Path(scan_package.__file__).with_name("scan_cpu.c")
     project = source.parents[3] / "pyproject.toml"
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not (source.exists() and project.exists()):
@@ -359,5 +360,5 @@ def compile_c_kernel() -> str | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"{compiler}: {done.stderr.strip().splitlines()[0]}"
-    scan_package.__path__.append(folder)
+    scan_package.__path__.insert(0, folder)
     return None
