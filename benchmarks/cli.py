@@ -177,13 +177,14 @@ def list_models(pattern: str | None, limit: int) -> None:
     default=Path("mixerzoo_compare"),
     show_default=True,
     metavar="DIR",
-    help="Folder for compare.html, compare.json and compare.jsonl.",
+    help="Folder for the page, the records it is drawn from, and its first picture.",
 )
 @click.option("--budget", type=float, default=60.0, show_default=True, help="Seconds of timing, all models together.")
 @click.option(
     "--photos", default="scikit-image", show_default="scikit-image's", metavar="DIR", help="Photographs to feed them."
 )
 @click.option("--device", help="cpu or cuda; default: cuda if there is one.")
+@click.option("--count-only", is_flag=True, help="Time nothing: the criterion alone, in seconds.")
 @click.option(
     "--from",
     "source",
@@ -198,6 +199,7 @@ def compare_models(
     budget: float,
     photos: str,
     device: str | None,
+    count_only: bool,
     source: Path | None,
 ) -> None:
     """Does a task need attention, a state-space model, or just a gated convolution? Counts, times and draws MODELs.
@@ -211,7 +213,7 @@ def compare_models(
     if source:
         compare.redraw(source)
     else:
-        compare.compare(models, inputs, out, budget, photos, device)
+        compare.compare(models, inputs, out, budget, photos, device, count_only)
 
 
 @main.command(short_help="Turn a pickled checkpoint into safetensors, executing nothing in it.")

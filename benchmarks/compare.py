@@ -24,9 +24,9 @@ from .criterion import TASKS, Analyzer
 from .findings import findings
 from .latency import Event, run_sweep
 from .models import check_name, parse_image_size
-from .photos import Photo, load_photos
+from .photos import BUNDLED_SOURCE, Photo, load_photos
 from .records import RECORDS_FILE, Records
-from .report import terminal_tables, write_page
+from .report import terminal_tables, write_report
 from .rows import Case
 from .tables import for_terminal
 
@@ -39,7 +39,7 @@ MODELS = (
     "convnext_atto",
 )
 INPUTS = ("224", "384")
-MAX_BATCH = 4
+MAX_BATCH = 2  # more would leave the slowest model fewer rounds than an interval needs
 ROWS_FILE = "compare.jsonl"
 # Channels and heads of the swept block, and its numbers of tokens: both sides of 6D within a few seconds.
 BLOCKS = {"cpu": (192, 3, LENGTHS), "cuda": (384, 6, (*LENGTHS, 6400, 9216, 16384))}
@@ -48,9 +48,15 @@ THUMBNAIL = 192  # pixels
 
 
 def compare(
-    models: Sequence[str], inputs: Sequence[str], folder: Path, budget_s: float, photos: str, device: str | None
+    models: Sequence[str],
+    inputs: Sequence[str],
+    folder: Path,
+    budget_s: float = 60.0,
+    photos: str = BUNDLED_SOURCE,
+    device: str | None = None,
+    count_only: bool = False,
 ) -> None:
-    """Analyzes, measures, writes ``compare.json``, ``compare.jsonl`` and ``compare.html``, and prints the tables.
+    """Counts, times, writes the records and the report into ``folder``, and prints the tables.
 
     Args:
         models: timm names; none takes `MODELS`.
@@ -59,6 +65,7 @@ def compare(
         budget_s: seconds of timing, block sweep and models together; loading and warming up come on top.
         photos: `photos.BUNDLED_SOURCE` or a folder.
         device: ``cpu`` or ``cuda``; ``None`` takes CUDA if there is one.
+        count_only: time nothing.
 
     Raises:
         ValueError: bad input of any kind; nothing has been measured then.
@@ -83,8 +90,9 @@ def compare(
             "budget_s": budget_s,
             "photos": photos,
             "device": device,
+            "count_only": count_only,
         },
-        photos=[{"name": photo.name, "uri": thumbnail(photo)} for photo in pictures[:MAX_BATCH]],
+        photos=[{"name": photo.name, "uri": thumbnail(photo)} for photo in pictures[: 0 if count_only else MAX_BATCH]],
         environment=fingerprint.collect(device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -111,7 +119,7 @@ def redraw(folder: Path) -> None:
 
 def show(records: Records, folder: Path) -> None:
     """Writes the page, and prints tables and findings."""
-    path = write_page(records, folder)
+    path = write_report(records, folder)
     console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe gets the tables whole
     for table in terminal_tables(records):
         console.print(for_terminal(table))
@@ -128,14 +136,15 @@ def _measure(records: Records, folder: Path) -> None:
         try:
             _analyze(records, progress)
             records.save(folder)
-            _sweep_blocks(records, progress)
-            records.save(folder)
-            _time(records, folder, progress)
+            if not records.settings["count_only"]:
+                _sweep_blocks(records, progress)
+                records.save(folder)
+                _time(records, folder, progress)
             records.finished = True
         except KeyboardInterrupt:
             if records.analyses:
                 records.save(folder)
-                write_page(records, folder)
+                write_report(records, folder)
             kept = f"{len(records.rows)} timings are in {folder}; the same command goes on from there"
             raise KeyboardInterrupt(kept) from None
     records.save(folder)

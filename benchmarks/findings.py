@@ -74,6 +74,12 @@ def _speed_findings(rows: Sequence[Row]) -> list[str]:
             f"FLOPs alone do not tell the time: the device reaches {three_digits(high.gflop_per_s)} GFLOP/s in "
             f"{_which(high)} and {three_digits(low.gflop_per_s)} GFLOP/s in {_which(low)}."
         )
+    short = [row for row in rows if row.noise == "unknown"]
+    if short:
+        said.append(
+            f"In {len(short)} of {len(rows)} measurements fewer than six rounds fitted into the time given, too "
+            "few for an interval: a larger --budget gives one."
+        )
     disturbed = [row for row in rows if row.noise in ("noisy", "drifting")]
     if disturbed:
         said.append(
@@ -157,6 +163,7 @@ def stage_table(record: AnalysisRecord) -> Table:
         Column("6D"),
         Column("L/6D"),
         Column("ρ", "measured"),
+        Column("act×act", "over rest"),
         Column("exponent", "in pixels"),
         Column("cost", "GMACs"),
         Column("activations", "MB"),
@@ -175,6 +182,7 @@ def stage_table(record: AnalysisRecord) -> Table:
             _figure(stage.six_d, ",d"),
             "–" if stage.formula is None else three_digits(stage.formula),
             _rho(stage.rho),
+            three_digits(stage.attention_ratio),
             _figure(stage.exponent, ".2f"),
             three_digits(stage.macs / 1e9),
             three_digits(stage.activation_mb),

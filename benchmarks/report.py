@@ -14,7 +14,7 @@ from .records import Records, write_atomically
 from .tables import Table, environment_table, timing_table
 from .theme import FONTS, css_variables, standalone
 
-PAGE_FILE = "compare.html"
+PAGE_FILE, PICTURE_FILE = "compare.html", "rho_against_image_side.svg"
 
 
 def terminal_tables(records: Records) -> list[Table]:
@@ -46,13 +46,9 @@ def render_page(records: Records) -> str:
     )
 
 
-def write_page(records: Records, folder: Path) -> Path:
-    """Writes ``compare.html`` in one piece and returns its path."""
+def write_report(records: Records, folder: Path) -> Path:
+    """Writes the page, and its first picture as a file of its own, each in one piece; returns the page's path."""
+    write_atomically(folder / PICTURE_FILE, standalone(rho_picture(records).wide))
     path = folder / PAGE_FILE
     write_atomically(path, render_page(records))
     return path
-
-
-def write_rho_svg(records: Records, path: Path) -> None:
-    """Writes the first picture as an SVG file that stands alone, for a README."""
-    write_atomically(path, standalone(rho_picture(records).wide))

@@ -96,6 +96,7 @@ def _comparison():
             "budget_s": 1.0,
             "photos": "scikit-image",
             "device": "cpu",
+            "count_only": False,
         },
         analyses=list(_analyses()),
         rows=[_row(model, size, i) for i, (model, size) in enumerate(cases)],

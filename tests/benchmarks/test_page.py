@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from mixerzoo.benchmarks.report import render_page, write_page, write_rho_svg
+from mixerzoo.benchmarks.report import PICTURE_FILE, render_page, write_report
 from mixerzoo.benchmarks.theme import PALETTE
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -235,12 +235,12 @@ def test_an_interrupted_comparison_says_so(page, records):
 
 
 def test_page_depends_on_the_records_alone(page, records, tmp_path):
-    assert write_page(records, tmp_path).read_text(encoding="utf-8") == page
+    assert write_report(records, tmp_path).read_text(encoding="utf-8") == page
 
 
 def test_picture_for_the_readme_stands_alone(records, tmp_path):
-    path = tmp_path / "rho.svg"
-    write_rho_svg(records, path)
+    write_report(records, tmp_path)
+    path = tmp_path / PICTURE_FILE
     root = ET.parse(path).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert float(root.get("width")) > 500
