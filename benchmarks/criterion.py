@@ -171,7 +171,8 @@ class Analyzer:
                 refusal = refusal or error
         height, width = image_size
         reason = (str(refusal).strip() or type(refusal).__name__).splitlines()[0]
-        raise ValueError(f"{self.models.name} cannot take {height}×{width} images{self._expected()}: {reason}")
+        expected = self._expected(image_size)
+        raise ValueError(f"{self.models.name} cannot take {height}×{width} images{expected}: {reason}")
 
     def _sizes(self, image_size: tuple[int, int]) -> Iterable[tuple[int, int]]:
         """``image_size``, then larger ones: whole patches or windows, then squares of as many pixels."""
@@ -184,11 +185,11 @@ class Analyzer:
                 if all(new < 2 * old for new, old in zip(size, shape, strict=True)):
                     yield size
 
-    def _expected(self) -> str:
-        if self.growth is None:
-            height, width = default_image_size(self.models.name)
-            return f" (expected {height}×{width}, its only size)"
-        return f" (expected the likes of {', '.join(f'{side}×{side}' for side in self.growth.sides)})"
+    def _expected(self, image_size: tuple[int, int]) -> str:
+        if self.growth is not None:
+            return f" (expected the likes of {', '.join(f'{side}×{side}' for side in self.growth.sides)})"
+        default = default_image_size(self.models.name)
+        return "" if image_size == default else f" (expected {default[0]}×{default[1]}, its only size)"
 
 
 def analyze(

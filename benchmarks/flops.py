@@ -130,7 +130,6 @@ class Count:
     Attributes:
         modules: by path (``""`` is the network), in order of first execution.
         uncounted: by operator, with the most elements first.
-        causal: whether some attention was causal.
     """
 
     modules: dict[str, ModuleCount]
@@ -138,6 +137,7 @@ class Count:
 
     @property
     def causal(self) -> bool:
+        """Whether some attention was causal."""
         return any(op.causal for module in self.modules.values() for op in module.ops)
 
     def flops(self, convention: Convention = "exact") -> int:
@@ -296,6 +296,8 @@ class _Counter(TorchDispatchMode):
     def _book(self, func: OpOverload, args: tuple, kwargs: dict[str, Any], out: Any, known: bool) -> None:
         inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
         outputs = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
+        if func._schema.is_mutable:
+            outputs += [t for t in _mutated(func, args, kwargs) if all(t is not other for other in outputs)]
         if any(map(self.is_activation, inputs)) and not _CONSTANT.match(func._opname):
             for tensor in outputs:
                 self._mark(tensor)
@@ -342,6 +344,13 @@ class _Counter(TorchDispatchMode):
 _ALLOCATIONS = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty)
 # Made from a tensor's shape, not from its values.
 _CONSTANT = re.compile(r"(new_.*|.*_like)$")
+
+
+def _mutated(func: OpOverload, args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The arguments that an operator writes into."""
+    names = {spec.name for spec in func._schema.arguments if spec.alias_info is not None and spec.alias_info.is_write}
+    given = {spec.name: value for spec, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    return [t for t in tree_iter([given.get(name) for name in names]) if isinstance(t, torch.Tensor)]
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

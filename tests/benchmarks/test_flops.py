@@ -271,6 +271,22 @@ def test_provenance():
     assert by_class["other"] == 2 * 8**3
 
 
+def test_arguments_written_by_a_custom_operator_are_activations():
+    op = custom_op("write_op", "(Tensor x, Tensor(a!) out) -> ()", lambda x, out: out.copy_(x) and None)
+    register_scan_flops(op, exact=lambda x, out: 3, paper=lambda x, out: 3)
+
+    def write(module, x):
+        out = torch.zeros(20, 8).to(x)
+        op(x[0], out)
+        return out @ out.T
+
+    try:
+        by_class = count_tokens(write).flops_by_class()
+        assert (by_class["attention"], by_class["scan"]) == (2 * 20 * 8 * 20, 3)
+    finally:
+        del SCAN_FLOPS[op], flop_registry[op]
+
+
 def test_dynamic_convolution_multiplies_activations():
     def convolve(module, x):
         kernel = x.mean(1).view(8, 1, 1, 1).expand(8, 1, 3, 3)
@@ -377,11 +393,11 @@ class Apply(nn.Module):
         return self.op(x)
 
 
-def custom_op(name):
+def custom_op(name, schema="(Tensor x) -> Tensor", function=torch.clone):
     if not hasattr(torch.ops.mixerzoo_test, name):
-        schema = "(Tensor x) -> Tensor"
-        define = torch.library.custom_op(f"mixerzoo_test::{name}", torch.clone, mutates_args=(), schema=schema)
-        define.register_fake(torch.empty_like)
+        mutates = ("out",) if "!" in schema else ()
+        define = torch.library.custom_op(f"mixerzoo_test::{name}", function, mutates_args=mutates, schema=schema)
+        define.register_fake(lambda x, *out: None if out else torch.empty_like(x))
     return getattr(torch.ops.mixerzoo_test, name)
 
 
