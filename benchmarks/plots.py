@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from .tables import three_digits
 from .theme import LIGHT, STYLE, new_figure
 
 WIDTHS = {"wide": 10.4, "narrow": 4.95}  # inches of 72 SVG units
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h", "p", "*", "<", ">")
+MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "p", "h")
 FLOP_CLASSES = ("linear", "convolution", "attention", "scan", "other")
 
 
@@ -80,11 +81,12 @@ def rho_plot(curves: Sequence[Curve], marks: Sequence[tuple[str, tuple[int, int]
                 x, y = np.array(curve.points).T
                 axes.plot(x, y, curve.marker, color=colour, markersize=7, markeredgecolor=LIGHT["paper"], zorder=4)
         _task_marks(axes, marks, width)
+        axes.set_xlabel("image side √(H·W), pixels")
         _note_zero(axes, [curve.model for curve in curves if curve.rho.max() == 0], width)
         if width == "wide":
             low, high = np.log(axes.get_ylim())
             ends = np.array([(math.log(curve.rho[-1]) - low) / (high - low) for curve in growing])
-            _label_ends(axes, [curve.model for curve in growing], ends, [LIGHT[curve.kind] for curve in growing], 0.042)
+            _label_ends(axes, [curve.model for curve in growing], ends, [LIGHT[curve.kind] for curve in growing], 0.05)
     return figure
 
 
@@ -99,7 +101,6 @@ def _rho_axes(axes: Axes, curves: Sequence[Curve], growing: Sequence[Curve], wid
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("image side √(H·W), pixels")
     axes.set_ylabel("ρ = quadratic FLOPs / all others")
     axes.grid(True, axis="y")
     axes.axhline(1, color=LIGHT["ink"], linewidth=1.2, zorder=2)
@@ -135,13 +136,10 @@ def _task_marks(axes: Axes, marks: Sequence[tuple[str, tuple[int, int]]], width:
 
 
 def _note_zero(axes: Axes, models: Sequence[str], width: str) -> None:
-    if not models:
-        return
-    if width == "narrow":
-        text = f"ρ = 0 at every size: {len(models)} model{'s' if len(models) > 1 else ''}"
-    else:
-        text = "ρ = 0 at every size: " + ", ".join(models)
-    axes.text(0.985, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=LIGHT["muted"])
+    """A logarithmic axis has no place for zero: those models are named below it."""
+    if models:
+        text = textwrap.fill(f"ρ = 0 at every size: {', '.join(models)}", 95 if width == "wide" else 48)
+        axes.set_xlabel(f"{axes.get_xlabel()}\n\n{text}")
 
 
 def _label_ends(axes: Axes, names: Sequence[str], ends: np.ndarray, colours: Sequence[str], gap: float) -> None:

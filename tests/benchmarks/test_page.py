@@ -11,10 +11,13 @@ import shutil
 import signal
 import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mixerzoo.benchmarks.criterion import Analyzer
 from mixerzoo.benchmarks.report import PICTURE_FILE, render_page, write_report
+from mixerzoo.benchmarks.tables import three_digits
 from mixerzoo.benchmarks.theme import PALETTE
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -291,3 +294,14 @@ def test_colours_can_be_told_apart(theme, vision, roles):
 
     for one, other in itertools.combinations(roles, 2):
         assert deltaE_ciede2000(seen(one), seen(other)) >= 12, (one, other)
+
+
+def test_picture_in_the_readme_is_fresh():
+    """Drawn by `mixerzoo compare --count-only MODEL...`; its description names the models."""
+    root = ET.parse(Path(__file__).parents[2] / "docs" / PICTURE_FILE).getroot()
+    described = root.find("{http://www.w3.org/2000/svg}desc").text
+    drawn = {model: float(end) for model, end in re.findall(r"(\w+) from \S+ to ([\d.]+)", described)}
+    assert len(drawn) >= 6
+    for model in ("vit_tiny_patch16_224", "mambaout_tiny_gatedcnn"):
+        rho = Analyzer(model).at((224, 224)).growth.rho_at(2048)
+        assert drawn[model] == float(three_digits(rho))

@@ -72,7 +72,7 @@ class TestRho:
         x, y = lines[VIT].get_data()
         assert y == pytest.approx([record.growth.rho_at(side) for side in x])
         words = [text.get_text() for text in figure.axes[0].texts]
-        assert f"ρ = 0 at every size: {CONV}, {POOL}" in words
+        assert f"ρ = 0 at every size: {CONV}, {POOL}" in figure.axes[0].get_xlabel()
         assert {f"{task} {h}×{w}" for task, sizes in TASKS.items() for h, w in sizes} <= set(words)
 
     def test_kinds_decide_the_colours(self, records):
