@@ -4,9 +4,9 @@ A program is one warp over 32 or 64 channels of one route of one image. It walks
 in registers and addresses every pixel where it lies, so that a direction costs an addition per step. The kernels are in
 :mod:`.triton_forward` and :mod:`.triton_backward`; this module lays out memory and chooses launches.
 
-Where there are too few programs to fill the GPU (small batches of long sequences), the sequence is split into segments:
-one pass finds what each segment makes of a zero state, a scan over segments turns that into the state which enters each,
-and the real pass runs all segments at once.
+Where there are too few programs to fill the GPU (small batches of long sequences), the sequence is split into
+segments: one pass finds what each segment makes of a zero state, a scan over the segments turns that into the state
+which enters each, and the real pass runs all segments at once.
 
 Nothing is tuned at run time, and a kernel is compiled once per combination of dtypes, N, routes and optional arguments,
 not per resolution or batch size.
@@ -15,42 +15,49 @@ not per resolution or batch size.
 from __future__ import annotations
 
 import functools
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from .contract import CHUNK, checkpoint_numel, num_chunks
+from .contract import CHUNK, checkpoint_numel
 
 CONTIGUOUS_LAST = True
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
+OLDEST_TRITON = (3, 4)
 LANES = 32
 SEGMENT = 256  # a segment has at least so many steps
-FORWARD_WARPS, BACKWARD_WARPS = 16, 8  # resident on a multiprocessor, by the kernels' registers
+FORWARD_WARPS, BACKWARD_WARPS = 16, 12  # that fill a multiprocessor, by the kernels' registers
 
 
 @functools.cache
 def unavailable(device: torch.device) -> str | None:
     """Why the backend cannot run on ``device``, or None; Triton's interpreter counts, and takes CPU tensors."""
     try:
-        import triton  # noqa: F401
+        from triton import __version__ as version
     except ImportError:
         return "Triton is not installed; `pip install triton`, or a CUDA build of PyTorch, brings it"
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return f"Triton {version} is too old for the kernels; PyTorch 2.8 or newer brings one that is not"
     if _interpreted():
         return None
     if device.type != "cuda":
-        return f"Triton needs a GPU, the tensors are on {device}; move them to 'cuda', or choose backend='cpu' or 'torch'"
+        return (
+            f"Triton needs a GPU, the tensors are on {device}; move them to 'cuda', or choose backend='cpu' or 'torch'"
+        )
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
         return f"Triton needs a GPU of compute capability 7.0 or newer, {torch.cuda.get_device_name(device)} is older"
     return None
 
 
+@functools.cache
 def _interpreted() -> bool:
-    """Whether TRITON_INTERPRET=1 made the kernels Python functions; it must be set before Triton is imported."""
-    import triton
+    """Whether TRITON_INTERPRET=1, set before Triton was imported, made the kernels Python functions."""
+    from triton.runtime import JITFunction
 
-    return bool(triton.knobs.runtime.interpret)
+    from . import triton_forward
+
+    return not isinstance(triton_forward.forward_kernel, JITFunction)
 
 
 @functools.cache
@@ -68,7 +75,7 @@ def segment_length(length: int, programs: int, warps: int, least: int) -> int:
         warps: how many warps fill the GPU.
         least: fewer segments than this are not worth the additional pass.
     """
-    segments = min(length // SEGMENT, warps // programs)
+    segments = min(length // SEGMENT, warps // max(1, programs))
     if segments < least:
         return length
     return -(-length // (segments * CHUNK)) * CHUNK
@@ -85,7 +92,9 @@ class _Launch:
     routes: tuple[int, ...]
     grid: tuple[int, int]
     block_e: int
+    unroll: int
     segment: int
+    registers: int | None  # at most so many per thread
 
     @property
     def length(self) -> int:
@@ -108,6 +117,7 @@ class _Launch:
         return self.batch * self.segments * len(self.routes) * self.blocks
 
     def integers(self) -> dict[str, int]:
+        """Kernel arguments that change from call to call."""
         height, width = self.grid
         return {
             "L": self.length,
@@ -122,51 +132,55 @@ class _Launch:
         }
 
     def constants(self) -> dict[str, Any]:
-        block_n = 1 << (self.states - 1).bit_length()
+        """Kernel arguments that a kernel is compiled for, and compiler options."""
+        ptx = torch.version.hip is None and not _interpreted()
         return {
             "ROUTES": self.routes,
             "COLUMNS": any(code >= 2 for code in self.routes),
             "N": self.states,
-            "BLOCK_N": block_n,
+            "BLOCK_N": _power_of_two(self.states),
             "BLOCK_E": self.block_e,
-            "UNROLL": min(4, max(1, LANES // block_n)),
+            "UNROLL": self.unroll,
             "MASKED": self.channels // self.groups % self.block_e != 0,
-            "PTX": torch.version.hip is None and not _interpreted(),
+            "PTX": ptx,
             "num_warps": 1,
             "num_stages": 1,
+            **({"maxnreg": self.registers} if ptx and self.registers else {}),
         }
 
 
-def _plan(
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    resident: int,
-    wide_states: int,
-    least_segments: int,
-) -> _Launch:
-    """Two channels per lane share the work that a step costs whatever the channel, if registers and GPU are full anyway.
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
 
-    Args:
-        delta: (B, L, K, E).
-        A: (K, E, N).
-        B: (B, L, K, G, N).
-        routes: K codes.
-        grid: (H, W).
-        resident: warps that a multiprocessor holds.
-        wide_states: most states for which the registers hold two channels per lane.
-        least_segments: fewest segments for which a split pays.
+
+def _plan(
+    delta: torch.Tensor, B: torch.Tensor, routes: tuple[int, ...], grid: tuple[int, int], backwards: bool
+) -> _Launch:
+    """Chooses a launch for delta (B, L, K, E) and B (B, L, K, G, N).
+
+    Two channels per lane share the work that a step costs whatever the channel, where registers suffice and the GPU is
+    full anyway. UNROLL hides the latency of memory and fills the lanes of B and C; in the backward it is limited by
+    registers and by the time to compile.
     """
     batch, length, K, channels = delta.shape
     groups, states = B.shape[3:]
+    block_n = _power_of_two(states)
+    resident, widest, deepest, least = (BACKWARD_WARPS, 4, 2, 2) if backwards else (FORWARD_WARPS, 16, 4, 4)
     warps = resident * _processors(delta.device)
-    wide = channels // groups % (2 * LANES) == 0 and states <= wide_states
-    block_e = 2 * LANES if wide and batch * K * channels >= 2 * LANES * warps else LANES
-    whole = _Launch(batch, channels, groups, states, routes, grid, block_e, length)
-    segment = segment_length(length, max(1, whole.programs), warps, least_segments)
-    return _Launch(batch, channels, groups, states, routes, grid, block_e, segment)
+    wide = states <= widest and channels // groups % (2 * LANES) == 0 and batch * K * channels >= 2 * LANES * warps
+    launch = _Launch(
+        batch,
+        channels,
+        groups,
+        states,
+        routes,
+        grid,
+        block_e=2 * LANES if wide else LANES,
+        unroll=max(1, min(deepest, (8 if backwards else LANES) // block_n)),
+        segment=length,
+        registers=168 if block_n <= 16 and (backwards or wide) else None,  # 12 warps per multiprocessor
+    )
+    return replace(launch, segment=segment_length(length, launch.programs, warps, least))
 
 
 def _strides(name: str, x: torch.Tensor | None, axes: str) -> dict[str, int]:
@@ -254,7 +268,7 @@ def forward(
     from . import triton_forward
 
     batch, length = delta.shape[:2]
-    launch = _plan(delta, A, B, routes, grid, FORWARD_WARPS, wide_states=16, least_segments=4)
+    launch = _plan(delta, B, routes, grid, backwards=False)
     y = torch.empty(delta.shape, dtype=out_dtype, device=delta.device)
     last_state = A.new_empty(batch, *A.shape)
     checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
@@ -311,7 +325,7 @@ def backward(
     from . import triton_backward
 
     batch, _, K, channels = delta.shape
-    launch = _plan(delta, A, B, routes, grid, BACKWARD_WARPS, wide_states=2, least_segments=2)
+    launch = _plan(delta, B, routes, grid, backwards=True)
     partial = {"dtype": torch.float32, "device": delta.device}
     du = torch.empty(delta.shape, dtype=u.dtype if u.shape[2] == K else torch.float32, device=delta.device)
     ddelta = torch.empty(delta.shape, dtype=delta.dtype, device=delta.device)
@@ -327,8 +341,7 @@ def backward(
     if dlast_state is not None:
         dlast_state = dlast_state.float().contiguous()
     if batch > 0:
-        alpha_size = CHUNK * launch.block_e
-        alpha = torch.empty(launch.programs * alpha_size, **partial)
+        alpha = torch.empty(launch.programs * CHUNK * launch.block_e, **partial)
         with torch.cuda.device_of(delta):
             carries = _scan_segments(
                 launch, dy, delta, A_rows, C, z, delta_bias, delta_softplus, dlast_state, backwards=True
@@ -364,7 +377,6 @@ def backward(
                 **launch.integers(),
                 groups=launch.groups,
                 batch=batch,
-                alpha_size=alpha_size,
                 **launch.constants(),
                 CHUNK=CHUNK,
                 SOFTPLUS=delta_softplus,

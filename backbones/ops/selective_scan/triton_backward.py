@@ -1,17 +1,20 @@
 """Triton kernel of the selective scan's backward: no stored state but the checkpoints, no atomics.
 
-With g = dL/dy (times silu(z)), λ_s = dL/dh_s = g_s·C_s + a_{s+1}·λ_{s+1} and q_s = λ_s·a_s·h_{s-1} = dL/d(log a_s), the
-gradients of A and dt ask for h and λ of the same step, but h is known from first to last and λ from last to first.
-Within a chunk that ends with step E they are disentangled by (write q_s as a telescoping sum)
+With g = dL/dy (times silu(z)), x = dt·u·B, λ_s = dL/dh_s = g_s·C_s + μ_s and μ_s = a_{s+1}·λ_{s+1}, the gradients of A
+and dt ask for q_s = dL/d(log a_s) = λ_s·a_s·h_{s-1}, whose factors are known from first to last and from last to first.
+But q is the flow from inputs before step s to outputs at or after it, and what a step adds to the flow is a difference
+of two terms that know only one direction each. Inside a chunk that ends with step E
 
-    q_s = h_E·a_{E+1}·λ_{E+1} + Σ_{r=s..E} (g_r·C_r·h_r - λ_r·dt_r·u_r·B_r)
+    q_s = h_E·μ_E + Σ_{r=s..E} (g_r·C_r·a_r·h_{r-1} - μ_r·x_r)
 
-so that a forward sweep leaves one number per step and channel, α = Σ_n A·g·C·h, for the reverse sweep:
+so that a forward sweep leaves one number per step and channel, α = Σ_n A·g·C·a·h, for the reverse sweep:
 
-    Σ_n A·q_s = Σ_n A·h_E·a_{E+1}·λ_{E+1} + Σ_{r=s..E} (α_r - dt_r·u_r·Σ_n A·λ_r·B_r)
-    dA        = Σ_s dt_s·q_s = T_E·h_E·a_{E+1}·λ_{E+1} + Σ_r T_r·(g_r·C_r·h_r - λ_r·dt_r·u_r·B_r)      T = cumsum(dt)
+    Σ_n A·q_s = Σ_n A·h_E·μ_E + Σ_{r=s..E} (α_r - dt_r·u_r·Σ_n A·μ_r·B_r)
+    dA        = Σ_s dt_s·q_s = T_E·h_E·μ_E + Σ_r T_r·(g_r·C_r·a_r·h_{r-1} - μ_r·x_r)      T = cumsum(dt)
 
-The cancellation in these sums grows with the chunk; at 32 steps it costs nothing that float32 has to give.
+What a step passes from its own input to its own output, g·C·x, is in neither term: where dt is so large that the state
+is forgotten, both vanish instead of cancelling. The cancellation that remains grows with the chunk; at 32 steps it is
+within the accuracy of float32.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_forward import INTEGERS
 from .triton_steps import (
+    INTEGERS,
     LN2,
     LOG2E,
+    POINTERS,
     at_pixel,
     biased,
     block_channels,
@@ -83,7 +87,8 @@ def _sweep_forward(
         if PARTIAL:
             dt = tl.where(i < count, dt, 0.0)
         dtx = dt * x
-        h = h * tl.exp2(A * dt[None, :]) + spread_values(B, i, BLOCK_N, BLOCK_E, UNROLL) * dtx[None, :]
+        kept = h * tl.exp2(A * dt[None, :])
+        h = kept + spread_values(B, i, BLOCK_N, BLOCK_E, UNROLL) * dtx[None, :]
         elapsed += dt
         y = None
         if len(rows[i]) == 4:
@@ -91,11 +96,10 @@ def _sweep_forward(
         g = _gated(rows[i], D, x, y, dz, dz_l, pixels[i], mask, MASKED, i < count, PARTIAL, PTX)
         if PARTIAL:
             g = tl.where(i < count, g, 0.0)
-        gh = h * g[None, :]
-        flow = gh * C_i
+        flow = kept * (C_i * g[None, :])
         store_row(alpha + i * BLOCK_E, tl.sum(flow * A, axis=0), mask, False, i < count, PARTIAL)
         dA += flow * elapsed[None, :]
-        summands += (gh,)
+        summands += (h * g[None, :],)
     exists = tile_mask
     if PARTIAL:
         exists = exists & (tile_step < count)
@@ -109,7 +113,7 @@ def _sweep_reverse(
     tile_pixels, tile_step, tile_mask, alphas, mask, MASKED: tl.constexpr, count, PARTIAL: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, UNROLL: tl.constexpr, SOFTPLUS: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """A group of the reverse sweep. ``mu`` is a·λ of the later step, ``flow`` Σ_n A·q of it, in units of log2."""
+    """A group of the reverse sweep. ``mu`` is μ, ``flow`` Σ_n A·q of the later step, with A in units of log2."""
     B = tiles[0].to(tl.float32)
     C = tiles[1].to(tl.float32)
     summands = ()
@@ -122,16 +126,16 @@ def _sweep_reverse(
             dt = tl.where(i < count, dt, 0.0)
             g = tl.where(i < count, g, 0.0)
         dtx = dt * x
+        B_i = spread_values(B, i, BLOCK_N, BLOCK_E, UNROLL)
         lam = mu + spread_values(C, i, BLOCK_N, BLOCK_E, UNROLL) * g[None, :]
-        lam_B = lam * spread_values(B, i, BLOCK_N, BLOCK_E, UNROLL)
-        through = tl.sum(lam_B, axis=0)
-        through_A = tl.sum(lam_B * A, axis=0)
         summands += (lam * dtx[None, :],)
-        dA -= lam_B * (dtx * elapsed)[None, :]
+        through = tl.sum(lam * B_i, axis=0)
+        mu_B = mu * B_i
+        dA -= mu_B * (dtx * elapsed)[None, :]
         elapsed -= dt
         mu = lam * tl.exp2(A * dt[None, :])
 
-        flow += alphas[i] - dtx * through_A
+        flow += alphas[i] - dtx * tl.sum(mu_B * A, axis=0)
         dx = through * dt
         if D is not None:
             dx += D * g
@@ -152,7 +156,7 @@ def _sweep_reverse(
     return mu, dA, elapsed, flow, dD, dbias
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def backward_kernel(
     dy_ptr,
     dlast_state_ptr,  # (B, K, E, N), or None
@@ -205,7 +209,6 @@ def backward_kernel(
     segments,
     segment,
     batch,
-    alpha_size,
     ROUTES: tl.constexpr,
     COLUMNS: tl.constexpr,
     N: tl.constexpr,
@@ -270,7 +273,7 @@ def backward_kernel(
     dA = tl.zeros([BLOCK_N, BLOCK_E], dtype=tl.float32)
     dD = tl.zeros([BLOCK_E], dtype=tl.float32)
     dbias = tl.zeros([BLOCK_E], dtype=tl.float32)
-    alpha = alpha_ptr + tl.program_id(0).to(tl.int64) * alpha_size + tl.arange(0, BLOCK_E)
+    alpha = alpha_ptr + tl.program_id(0).to(tl.int64) * (CHUNK * BLOCK_E) + tl.arange(0, BLOCK_E)
 
     begin = part * segment
     chunks = tl.cdiv(tl.minimum(segment, L - begin), CHUNK)
@@ -297,7 +300,7 @@ def backward_kernel(
                 BLOCK_N, BLOCK_E, UNROLL, SOFTPLUS, PTX,
             )  # fmt: skip
             group_rows, pixels, tile_pixels, group_tiles = next_rows, next_pixels, next_tile_pixels, next_tiles
-        if full < steps:
+        if UNROLL > 1 and full < steps:
             h, dA, elapsed = _sweep_forward(
                 h, A, dA, elapsed, D, bias, group_rows, group_tiles, pixels, dz, dz_l, dC, tile_l, tile_pixels,
                 tile_step, tile_mask, alpha + full * BLOCK_E, mask, MASKED, steps - full, True,
@@ -325,11 +328,11 @@ def backward_kernel(
             )  # fmt: skip
             group_rows, pixels, tile_pixels, group_tiles = next_rows, next_pixels, next_tile_pixels, next_tiles
             alphas = next_alphas
-        if full < steps:
+        if UNROLL > 1 and full < steps:
             mu, dA, elapsed, flow, dD, dbias = _sweep_reverse(
                 mu, A, dA, elapsed, flow, dD, dbias, D, bias, group_rows, group_tiles, pixels, du, du_l,
-                ddelta, ddelta_l, dB, tile_l, tile_pixels, tile_step, tile_mask, alphas, mask, MASKED, steps - full, True,
-                BLOCK_N, BLOCK_E, UNROLL, SOFTPLUS, PTX,
+                ddelta, ddelta_l, dB, tile_l, tile_pixels, tile_step, tile_mask, alphas, mask, MASKED, steps - full,
+                True, BLOCK_N, BLOCK_E, UNROLL, SOFTPLUS, PTX,
             )  # fmt: skip
         tl.debug_barrier()  # the next chunk overwrites α
 

@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 
 from .triton_steps import (
+    INTEGERS,
     LOG2E,
+    POINTERS,
     at_pixel,
     biased,
     block_channels,
@@ -25,26 +27,6 @@ from .triton_steps import (
     spread_values,
     step_size,
     store_row,
-)
-
-# Integers are never specialised: no recompilation for a new resolution, and no alignment hint that would tempt the
-# compiler to give several neighbouring channels, instead of all states, to one lane.
-INTEGERS = (
-    *("u_b", "u_l", "u_k", "delta_b", "delta_l", "delta_k", "z_b", "z_l", "y_b", "y_l", "y_k"),
-    *("B_b", "B_l", "B_k", "B_g", "C_b", "C_l", "C_k", "C_g", "L", "H", "W", "E"),
-    *(
-        "dy_b",
-        "dy_l",
-        "dy_k",
-        "groups",
-        "group_size",
-        "blocks_per_group",
-        "blocks",
-        "segments",
-        "segment",
-        "batch",
-        "alpha_size",
-    ),
 )
 
 
@@ -73,7 +55,7 @@ def _advance(
     return h
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def forward_kernel(
     u_ptr,
     delta_ptr,
@@ -196,7 +178,7 @@ def forward_kernel(
             group_rows = next_rows
             pixels = next_pixels
             tiles = next_tiles
-    if full < steps:
+    if UNROLL > 1 and full < steps:
         h = _advance(
             h,
             A,
@@ -221,7 +203,7 @@ def forward_kernel(
         tl.store(last_state_ptr + (bk * E + e[None, :]) * N + n[:, None], h, mask=state_mask)
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def segment_kernel(
     u_ptr,  # forwards the input; backwards dy
     delta_ptr,
@@ -325,7 +307,7 @@ def segment_kernel(
     tl.store(sum_ptr + bks * E + e, total, mask=mask)
 
 
-@triton.jit(do_not_specialize=("E", "segments", "blocks"))
+@triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=POINTERS)
 def carry_kernel(
     A_ptr,  # (K, N, E)
     sum_ptr,  # (B, K, segments, E)

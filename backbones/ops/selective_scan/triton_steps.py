@@ -1,9 +1,9 @@
 """Device functions that the Triton kernels of the selective scan share: routes, rows of memory, lanes, activations.
 
-A kernel's program is one warp over BLOCK_E channels, one, two or four per lane, whose states (BLOCK_N, BLOCK_E) stay in
-registers. It works off UNROLL steps at a time, a *group*. What differs per step and state but not per channel, B and C
-and their gradients, is spread over the warp instead of repeated in every lane: with R = UNROLL·BLOCK_N values in a
-group, a tile (max(1, R/32), 32) holds value q = lane·R/32 + row, that is, state q % BLOCK_N of step q // BLOCK_N.
+A kernel's program is one warp over BLOCK_E = 32 or 64 channels, whose states (BLOCK_N, BLOCK_E) stay in registers. It
+works off UNROLL steps at a time, a *group*. What differs per step and state but not per channel, B and C and their
+gradients, is spread over the warp instead of repeated in every lane: with R = UNROLL·BLOCK_N values in a group, a tile
+(max(1, R/32), 32) holds value q = lane·R/32 + row, that is, state q % BLOCK_N of step q // BLOCK_N of the group.
 :func:`spread_values` turns that into columns of the state tile, and :func:`sum_channels` is its transpose.
 """
 
@@ -12,6 +12,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Arguments are not specialised: no recompilation for a new resolution or an unaligned view, and no alignment hint that
+# would tempt the compiler to load several neighbouring channels into one lane and shuffle them to where they belong.
+POINTERS = (
+    *("u_ptr", "delta_ptr", "A_ptr", "B_ptr", "C_ptr", "D_ptr", "z_ptr", "bias_ptr", "start_ptr", "y_ptr"),
+    *("last_state_ptr", "checkpoints_ptr", "state_ptr", "sum_ptr", "first_ptr", "dy_ptr", "dlast_state_ptr"),
+    *("carry_ptr", "alpha_ptr", "du_ptr", "ddelta_ptr", "dz_ptr", "dB_ptr", "dC_ptr", "dA_ptr", "dD_ptr", "dbias_ptr"),
+)
+INTEGERS = (
+    *("u_b", "u_l", "u_k", "delta_b", "delta_l", "delta_k", "z_b", "z_l", "y_b", "y_l", "y_k", "dy_b", "dy_l", "dy_k"),
+    *("B_b", "B_l", "B_k", "B_g", "C_b", "C_l", "C_k", "C_g", "L", "H", "W", "E", "batch"),
+    *("groups", "group_size", "blocks_per_group", "blocks", "segments", "segment"),
+)
 LANES = tl.constexpr(32)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -19,13 +31,16 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def program_coordinates(blocks, segments, ROUTES: tl.constexpr):
-    """(batch as int64, segment, route, channel block) of this program; neighbours share B, C and the input."""
+    """(batch, segment, route, channel block) of this program; neighbours share B and C.
+
+    The factors of strides are int64, as every offset from a tensor's begin.
+    """
     program = tl.program_id(0)
     block = program % blocks
     program //= blocks
     route = program % len(ROUTES)
     program //= len(ROUTES)
-    return (program // segments).to(tl.int64), program % segments, route, block
+    return (program // segments).to(tl.int64), program % segments, route.to(tl.int64), block
 
 
 @triton.jit
@@ -33,7 +48,7 @@ def block_channels(block, group_size, blocks_per_group, BLOCK_E: tl.constexpr):
     """The group of B and C, the channels (BLOCK_E,) of a block, and which of them exist: a block stays in its group."""
     group = block // blocks_per_group
     offset = (block % blocks_per_group) * BLOCK_E + tl.arange(0, BLOCK_E)
-    return group, group * group_size + offset, offset < group_size
+    return group.to(tl.int64), group * group_size + offset, offset < group_size
 
 
 @triton.jit
@@ -187,7 +202,7 @@ def spread_values(tile, i: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.cons
 
 @triton.jit
 def _exchange(low, high, BIT: tl.constexpr):
-    """Adds pairs of lanes that differ in BIT: the one without it keeps the sum of ``low``, the other that of ``high``."""
+    """Adds pairs of lanes that differ in BIT: the lower one keeps the sum of ``low``, the upper that of ``high``."""
     lane = tl.arange(0, LANES)[None, :]
     upper = (lane & BIT) != 0
     kept = tl.where(upper, high, low)
@@ -197,16 +212,16 @@ def _exchange(low, high, BIT: tl.constexpr):
 
 @triton.jit
 def _sum_in_lane(tile, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr):
-    """(BLOCK_N, BLOCK_E) -> (BLOCK_N, 32): adds the channels that one lane holds."""
+    """(BLOCK_N, 32 or 64) -> (BLOCK_N, 32): adds the two channels that a lane may hold."""
     if BLOCK_E > LANES:
-        low, high = tl.split(tl.permute(tl.reshape(tile, [BLOCK_N, 2, BLOCK_E // 2]), [0, 2, 1]))
-        tile = _sum_in_lane(low + high, BLOCK_N, BLOCK_E // 2)
+        low, high = tl.split(tl.permute(tl.reshape(tile, [BLOCK_N, 2, LANES]), [0, 2, 1]))
+        tile = low + high
     return tile
 
 
 @triton.jit
 def _fold(values, BIT: tl.constexpr, STEPS: tl.constexpr, STATES: tl.constexpr):
-    """One stage of :func:`sum_channels` on a tuple of STEPS tiles (STATES, 32)."""
+    """One stage of :func:`sum_channels`: a tuple of STEPS tiles, at last one of STATES rows, loses half of its rows."""
     folded = ()
     if STEPS > 1:
         for i in tl.static_range(STEPS // 2):
@@ -231,16 +246,14 @@ def sum_channels(tiles, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, UNROLL: tl
     for i in tl.static_range(UNROLL):
         values += (_sum_in_lane(tiles[i], BLOCK_N, BLOCK_E),)
     for stage in tl.static_range(5):
-        values = _fold(values, 16 >> stage, max(1, UNROLL >> stage), max(1, min(BLOCK_N, UNROLL * BLOCK_N >> stage)))
+        values = _fold(values, 16 >> stage, UNROLL >> stage, UNROLL * BLOCK_N >> stage)
     return values[0]
 
 
 @triton.jit
 def _approximate(x, INSTRUCTION: tl.constexpr):
     """One instruction of the GPU's special function unit, good to about 2^-22."""
-    return tl.inline_asm_elementwise(
-        INSTRUCTION + " $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-    )
+    return tl.inline_asm_elementwise(INSTRUCTION + " $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -265,7 +278,7 @@ def _reciprocal(x, PTX: tl.constexpr):
 
 @triton.jit
 def softplus(x, PTX: tl.constexpr):
-    """log(1 + e^x), the identity above 20, to 3e-6 relative; log itself loses the small steps dt that Mamba lives on."""
+    """log(1 + e^x) to 3e-6 relative, the identity above 20; log alone loses the small steps dt that Mamba lives on."""
     e = tl.exp2(x * LOG2E)
     series = e * (0.99999987 - e * (0.49995779 - e * (0.33118236 - e * 0.21424098)))  # minimax, 1.4e-7
     y = tl.where(e < 0.1, series, _log2(1.0 + e, PTX) * LN2)
