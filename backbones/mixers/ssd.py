@@ -59,7 +59,8 @@ class HeadwiseSSM(nn.Module):
 
     @ignored_by_torchscript
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        B, C, dt = self.proj(u).split([self.d_state, self.d_state, self.num_heads], dim=-1)
+        params = F.linear(u, self.proj.weight)  # not self.proj(u): a scripted module cannot be called from Python
+        B, C, dt = params.split([self.d_state, self.d_state, self.num_heads], dim=-1)
         y = ssd(
             u.unflatten(-1, (self.num_heads, -1)),  # (B, L, H, P)
             dt,
