@@ -7,6 +7,7 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 from mixerzoo.backbones.ops.flops import SCAN_FLOPS, register_scan_flops
+from mixerzoo.benchmarks import flops
 from mixerzoo.benchmarks.flops import Product, UnknownOperatorError, count_flops
 from mixerzoo.benchmarks.models import MetaModels, build_model
 from timm.layers import set_fused_attn
@@ -262,11 +263,12 @@ def test_provenance():
         table = torch.arange(8.0).outer(torch.arange(8.0)).to(x) @ weight.T  # weight × weight
         gathered = torch.zeros(20, 8).to(x)
         gathered[:5] = x[0, :5]  # written into: an activation from here on
-        return x @ weight.T + gathered @ x.transpose(1, 2)[..., :8] + table.mean()
+        shaped = x.new_ones(8, 8)  # made from the image's type alone: a weight
+        return x @ weight.T @ shaped + gathered @ x.transpose(1, 2)[..., :8] + table.mean()
 
     by_class = count_tokens(mix, weight=nn.Parameter(torch.zeros(8, 8))).flops_by_class()
     product = 2 * 20 * 8 * 8
-    assert by_class["linear"] == product
+    assert by_class["linear"] == 2 * product
     assert by_class["attention"] == product
     assert by_class["other"] == 2 * 8**3
 
@@ -405,6 +407,16 @@ def test_products_keep_their_shapes():
     ops = count("vit_tiny_patch16_224").modules["blocks.0.attn"].ops
     assert [op.product for op in ops] == [Product(3, 197, 64, 197), Product(3, 197, 197, 64)]
     assert [op.kind for op in ops] == ["attention", "attention"]
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "mvitv2_tiny", "mambaout_femto_s6", "resnet18"])
+def test_shortcuts_to_output_shapes_change_nothing(name, monkeypatch):
+    short = count(name, (96, 64))
+    monkeypatch.setattr(flops, "SHAPES", {})
+    full = count(name, (96, 64))
+    assert {path: (m.ops, m.out_shape) for path, m in short.modules.items()} == {
+        path: (m.ops, m.out_shape) for path, m in full.modules.items()
+    }
 
 
 def test_memory_traffic_and_output_shapes():
