@@ -94,7 +94,7 @@ def test_every_package_is_in_pyproject():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     there = {
         "mixerzoo." + ".".join(path.parent.relative_to(ROOT).parts)
-        for room in ROOMS
+        for room in (*ROOMS, "configs")
         for path in (ROOT / room).rglob("__init__.py")
     }
     assert there == listed

@@ -1,0 +1,3 @@
+"""Image classification."""
+
+from __future__ import annotations

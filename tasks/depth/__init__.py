@@ -1,0 +1,3 @@
+"""Monocular depth."""
+
+from __future__ import annotations
