@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .analysis import kind_of
 from .criterion import Analyzer
-from .pictures import kind_of
 from .plots import MARKERS, TimeCurve, time_plot
 from .records import write_atomically
 from .rows import Case, Row
@@ -117,6 +117,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
     kinds = {curve.model: kind_of(Analyzer(curve.model).at(None)) for curve in curves}
     picture = to_svg(
-        time_plot(curves, kinds, "wide"), "time", "Time per image against image side", " ".join(sentences(curves))
+        time_plot(curves, kinds, "wide"), "growth", "Time per image against image side", " ".join(sentences(curves))
     )
     write_atomically(path, standalone(picture))

@@ -28,6 +28,7 @@ def no_child(monkeypatch):
         raise AssertionError("a child was started")
 
     monkeypatch.setattr(children.subprocess, "Popen", start)
+    monkeypatch.setattr(children.Nursery, "running", start)
 
 
 def invoke(*arguments):

@@ -94,7 +94,7 @@ def test_a_result_file_is_shown_and_drawn(results, tmp_path):
     assert "test_resnet overtakes test_vit at about 100 pixels a side" in shown.output
     drawn = ET.parse(picture).getroot()
     identifiers = {element.get("id") for element in drawn.iter()}
-    assert {"time-time-test_vit", "time-time-test_resnet"} <= identifiers
+    assert {"growth-time-test_vit", "growth-time-test_resnet"} <= identifiers
     assert "overtakes" in ET.tostring(drawn, encoding="unicode")
     assert "time against" in invoke("--from", results).output.lower()
 
