@@ -22,10 +22,9 @@ from .findings import stage_table
 from .flops import Convention
 from .models import parse_image_size
 from .records import write_atomically
-from .tables import Cell, Column, Table, for_terminal, markdown, size_text, three_digits
+from .tables import PIPE_WIDTH, Cell, Column, Table, for_terminal, markdown, size_text, three_digits
 
 FORMATS = ("json", "csv", "markdown")
-PIPE_WIDTH = 170  # columns where no terminal says how wide it is
 STAGE_TABLES = 4  # with more records than this, the terminal shows no stages
 
 Question = tuple[str | None, tuple[int, int] | None]  # task, (H, W) in pixels

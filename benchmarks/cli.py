@@ -199,7 +199,7 @@ def list_models(pattern: str | None, limit: int) -> None:
     metavar="DIR",
     help="Folder for the page, the records it is drawn from, and its first picture.",
 )
-@click.option("--budget", type=float, default=60.0, show_default=True, help="Seconds of timing, all models together.")
+@click.option("--budget", type=float, default=50.0, show_default=True, help="Seconds of timing, all models together.")
 @click.option(
     "--photos", default="scikit-image", show_default="scikit-image's", metavar="DIR", help="Photographs to feed them."
 )
