@@ -155,13 +155,13 @@ def to_our_names(state: dict[str, Any]) -> State:
     return {_rename(key, rules): value for key, value in state.items()}
 
 
-def load_depth_checkpoint(model: nn.Module, path: str | Path) -> list[str]:
+def load_depth_checkpoint(model: nn.Module, checkpoint: str | Path | dict[str, Any]) -> list[str]:
     """Loads a checkpoint strictly, executing nothing in it.
 
     Args:
-        model: a `DPT`.
-        path: an official file of DPT or MiDaS 3, Depth Anything V2, Hugging Face's ``model.safetensors`` (or
-            ``pytorch_model.bin``), or a state dict of ours.
+        model: a `DPT`; one on the meta device takes the checkpoint's tensors as its own, in float32.
+        checkpoint: an official file of DPT or MiDaS 3, Depth Anything V2, Hugging Face's ``model.safetensors`` (or
+            ``pytorch_model.bin``), or a state dict of ours; or the content of one.
 
     Returns:
         Our names of the tensors that were dropped because nothing ever uses them; they are logged too. Dropping them
@@ -172,13 +172,19 @@ def load_depth_checkpoint(model: nn.Module, path: str | Path) -> list[str]:
         RuntimeError: keys are missing, unexpected or misshapen; the message names them.
         OSError: the file cannot be read.
     """
-    state = to_our_names(read_checkpoint(path))
+    name, content = (
+        ("checkpoint", checkpoint) if isinstance(checkpoint, dict) else (checkpoint, read_checkpoint(checkpoint))
+    )
+    state = to_our_names(content)
     wanted = model.state_dict()
-    dropped = [key for key in state if key not in wanted and any(re.match(p, key) for p in UNUSED)]
+    dropped = [key for key in state if key not in wanted and any(re.match(pattern, key) for pattern in UNUSED)]
+    kept = {
+        key: value.float() if value.is_floating_point() else value for key, value in state.items() if key not in dropped
+    }
     try:
-        model.load_state_dict({key: value for key, value in state.items() if key not in dropped})
+        model.load_state_dict(kept, assign=next(model.parameters()).is_meta)
     except RuntimeError as error:
-        raise RuntimeError(f"{path}: the weights do not fit this model: {error}") from error
+        raise RuntimeError(f"{name}: the weights do not fit this model: {error}") from error
     if dropped:
-        _log.info("%s: left out, as nothing uses them: %s", path, ", ".join(dropped))
+        _log.info("%s: left out, as nothing uses them: %s", name, ", ".join(dropped))
     return dropped

@@ -123,7 +123,13 @@ class HybridTaps(nn.Module):
     ) -> None:
         super().__init__()
         self.resnet = ResNetV2(
-            layers, tuple(widths), num_classes=0, global_pool="", preact=False, stem_type="same", conv_layer=StdConv2dSame
+            layers,
+            tuple(widths),
+            num_classes=0,
+            global_pool="",
+            preact=False,
+            stem_type="same",
+            conv_layer=StdConv2dSame,
         )
         self.vit = PublishedViT(
             resize_bilinear, img_size=img_size // 16, patch_size=1, in_chans=widths[2], final_norm=False, **kwargs
@@ -172,7 +178,11 @@ class IsotropicTaps(nn.Module):
         taps = self.model.forward_intermediates(
             images, self.blocks, output_fmt="NCHW", intermediates_only=True, **options
         )
-        return [(x, prefix[:, : self.class_tokens]) for x, prefix in taps] if self.class_token else [(x, None) for x in taps]
+        return (
+            [(x, prefix[:, : self.class_tokens]) for x, prefix in taps]
+            if self.class_token
+            else [(x, None) for x in taps]
+        )
 
 
 class PyramidTaps(nn.Module):

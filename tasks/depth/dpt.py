@@ -327,4 +327,3 @@ def _resize_back(prediction: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
     x = F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False).clamp(low, high)
     return x.squeeze(1) if prediction.ndim == 3 else x
-

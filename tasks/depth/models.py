@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from . import backbones
@@ -69,7 +71,7 @@ def list_depth_models() -> list[str]:
     return sorted(PRESETS)
 
 
-def create_depth_model(name: str, checkpoint: str | Path | None = None, **kwargs: Any) -> DPT:
+def create_depth_model(name: str, checkpoint: str | Path | dict[str, Any] | None = None, **kwargs: Any) -> DPT:
     """Builds a depth model.
 
     Args:
@@ -77,8 +79,8 @@ def create_depth_model(name: str, checkpoint: str | Path | None = None, **kwargs
             and shift, ``dpt_hybrid_384_{nyu,kitti}`` metres, ``dpt_{large,hybrid}_384_ade20k`` scores of 150 classes,
             ``depth_anything_v2_{small,base,large}`` inverse depth, with ``_hypersim`` or ``_vkitti`` metres. Or any
             backbone of the zoo or of timm, which gets a new DPT head (see `on_backbone`, which takes ``kwargs``).
-        checkpoint: weights, in the official layout, Hugging Face's, or the one this model saves; see
-            `load_depth_checkpoint`.
+        checkpoint: file of weights, or its content, in the official layout, Hugging Face's, or the one
+            this model saves; see `load_depth_checkpoint`.
         kwargs: only for a backbone.
 
     Returns:
@@ -94,7 +96,9 @@ def create_depth_model(name: str, checkpoint: str | Path | None = None, **kwargs
     if name in PRESETS:
         if kwargs:
             raise ValueError(f"{name}: a published model takes no further arguments, got {', '.join(sorted(kwargs))}")
-        model = _published(PRESETS[name])
+        # With weights at hand a random initialisation would be thrown away: half the time of loading.
+        with torch.device("meta") if checkpoint is not None else nullcontext():
+            model = _published(PRESETS[name])
     elif timm.is_model(name.partition(".")[0]):
         model = on_backbone(name, **kwargs)
     else:

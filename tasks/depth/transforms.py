@@ -102,9 +102,7 @@ DPT_384 = Convention(384, 384)
 DPT_480 = Convention(480, 480)
 DPT_NYU = Convention(480, 640)
 DPT_KITTI = Convention(352, 1216, kb_crop=True)
-DEPTH_ANYTHING = Convention(
-    518, 518, 14, "lower_bound", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, aligned=True
-)
+DEPTH_ANYTHING = Convention(518, 518, 14, "lower_bound", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, aligned=True)
 GENERIC = Convention(384, 384, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
 
 
@@ -175,7 +173,9 @@ class RandomCrop:
         self.height, self.width = height, width
 
     def __call__(self, sample: Sample) -> Sample:
-        rows, columns = (have - want for have, want in zip(sample["image"].shape[-2:], (self.height, self.width), strict=True))
+        rows, columns = (
+            have - want for have, want in zip(sample["image"].shape[-2:], (self.height, self.width), strict=True)
+        )
         if min(rows, columns) < 0:
             height, width = sample["image"].shape[-2:]
             raise ValueError(f"random crop: expected at least {self.height}×{self.width} pixels, got {height}×{width}")
