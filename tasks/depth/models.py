@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_data_config
 from torch import nn
 
 from . import backbones
@@ -136,8 +137,15 @@ def on_backbone(
     dim = taps.taps[-1].dim
     head = DepthHead(features, Relative() if max_depth is None else Bounded(max_depth))
     model = DPT(taps, channels or (dim // 8, dim // 4, dim // 2, dim), head, features, readout)
-    model.convention = GENERIC
+    model.convention = _convention_of(taps)
     return model
+
+
+def _convention_of(taps: nn.Module) -> Convention:
+    """`GENERIC`, normalised as the backbone was pre-trained, in multiples that it can take as they are."""
+    data = resolve_data_config(model=taps.model)
+    multiple = GENERIC.multiple if GENERIC.multiple % taps.multiple == 0 else taps.multiple
+    return replace(GENERIC, mean=tuple(data["mean"]), std=tuple(data["std"]), multiple=multiple)
 
 
 def _published(preset: Preset) -> DPT:

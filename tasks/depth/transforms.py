@@ -21,6 +21,7 @@ Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]
 
 HALF = (0.5, 0.5, 0.5)
+MAX_PIXELS = 2048 * 2048  # of a network's input: beyond it, attention alone would fill most memories
 METHODS = ("minimal", "lower_bound", "upper_bound")
 
 
@@ -84,8 +85,17 @@ class Convention:
         )
 
     def prepare(self, image: torch.Tensor) -> torch.Tensor:
-        """RGB (3, H, W) in [0, 1] to a normalised batch of one, (1, 3, h, w)."""
+        """RGB (3, H, W) in [0, 1] to a normalised batch of one, (1, 3, h, w).
+
+        Raises:
+            ValueError: the image is so narrow that it would be enlarged beyond `MAX_PIXELS`.
+        """
         size = self.size(*image.shape[-2:])
+        if size[0] * size[1] > MAX_PIXELS:
+            raise ValueError(
+                f"image of {image.shape[-2]}×{image.shape[-1]} pixels: this model's convention enlarges it to "
+                f"{size[0]}×{size[1]}, more than {MAX_PIXELS} pixels; crop or pad it to a less extreme aspect ratio"
+            )
         resized = F.interpolate(image[None], size=size, mode="bicubic", align_corners=False)
         return TF.normalize(resized, self.mean, self.std)
 
@@ -144,11 +154,18 @@ def nyu_boundary_crop() -> Crop:
 class KBCrop:
     """KITTI's benchmark crop: the bottom 352 rows and the middle 1216 columns.
 
+    Args:
+        depth: crop the depth too; for evaluation it stays whole, since the two conventions treat it differently (see
+            `metrics.Protocol`).
+
     Raises:
         ValueError: the image is smaller, when called.
     """
 
     height, width = 352, 1216
+
+    def __init__(self, depth: bool = True) -> None:
+        self.depth = depth
 
     @classmethod
     def corner(cls, height: int, width: int) -> tuple[int, int]:
@@ -159,7 +176,8 @@ class KBCrop:
 
     def __call__(self, sample: Sample) -> Sample:
         top, left = self.corner(*sample["image"].shape[-2:])
-        return _cut(sample, top, left, self.height, self.width)
+        cut = _cut(sample, top, left, self.height, self.width)
+        return cut if self.depth else {**cut, "depth": sample["depth"]}
 
 
 class RandomCrop:
@@ -233,7 +251,7 @@ class RandomColor:
             return sample
         gamma, brightness = (torch.empty(()).uniform_(*limits) for limits in (self.gamma, self.brightness))
         color = torch.empty(3, 1, 1).uniform_(*self.color)
-        return {**sample, "image": (sample["image"] ** gamma * brightness * color).clamp(0, 1)}
+        return {**sample, "image": (sample["image"].clamp(0, 1) ** gamma * brightness * color).clamp(0, 1)}
 
 
 class Resize:
@@ -282,7 +300,17 @@ def kitti_training(convention: Convention) -> Compose:
     )
 
 
+def square_training(convention: Convention, side: int = 384) -> Compose:
+    """For any RGB-D data: the shorter side to ``side``, a random square of it, flip, colour .9–1.1.
+
+    That of MiDaS and DPT (arXiv 1907.01341, 2103.13413), who bring the longer side to 384; a square of that side then
+    does not fit into the picture.
+    """
+    resize = Convention(side, side, multiple=1, method="lower_bound")
+    return Compose([Resize(resize), RandomCrop(side, side), RandomFlip(), RandomColor(), Normalize(convention)])
+
+
 def evaluation(convention: Convention) -> Compose:
     """What a published model is evaluated with: the image resized and normalised, depth as it was recorded."""
-    steps: list[Transform] = [KBCrop()] if convention.kb_crop else []
+    steps: list[Transform] = [KBCrop(depth=False)] if convention.kb_crop else []
     return Compose([*steps, Resize(convention, depth=False), Normalize(convention)])

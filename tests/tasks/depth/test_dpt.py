@@ -412,6 +412,15 @@ def test_taps_of_an_isotropic_model_are_its_blocks():
         create_depth_model("resnet18", output_stride=16)
 
 
+def test_images_are_normalised_as_the_backbone_was_trained():
+    vit = create_depth_model("vit_tiny_patch16_224", features=16, depth=4).convention
+    assert (vit.mean, vit.std, vit.multiple) == ((0.5,) * 3, (0.5,) * 3, 32)
+    dinov2 = create_depth_model("vit_small_patch14_dinov2", features=16, depth=4).convention
+    assert (dinov2.mean, dinov2.multiple) == ((0.485, 0.456, 0.406), 14)
+    ours = create_depth_model("mambaout_femto_gatedcnn", features=16, depths=(1, 1, 1, 1)).convention
+    assert (ours.mean, ours.std, ours.multiple) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32)
+
+
 def test_metric_head_is_bounded():
     model = create_depth_model("mambaout_femto_gatedcnn", features=16, max_depth=10.0, depths=(1, 1, 1, 1))
     depth = model(torch.randn(1, 3, 64, 64))
