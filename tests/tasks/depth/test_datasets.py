@@ -204,6 +204,6 @@ def test_a_loader_with_workers_reads_them(tmp_path):
     (tmp_path / "rgbd.json").write_text('{"counts_per_metre": 1000}')
     data = RGBDFolder(tmp_path, transform=evaluation(GENERIC))
     batches = list(torch.utils.data.DataLoader(data, batch_size=2, num_workers=1))
-    assert [batch["image"].shape for batch in batches] == [(2, 3, 384, 512)] * 2
+    assert [batch["image"].shape for batch in batches] == [(2, 3, 288, 384)] * 2
     assert [batch["depth"].shape for batch in batches] == [(2, 48, 64)] * 2
     torch.testing.assert_close(batches[1]["depth"][1], data[3]["depth"])
