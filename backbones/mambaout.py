@@ -25,6 +25,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.mambaout import MlpHead
 from torch import nn
 
+from ._checkpoint import unwrap
 from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers import list_mixers, mixer_class
 
@@ -156,15 +157,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     """Turns the official checkpoints' and timm's ``mambaout_*`` state dicts into ours; ours passes unchanged.
 
     Args:
-        state_dict: the file's content; ``model``, ``state_dict`` and ``model_ema`` wrappers are opened.
+        state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`).
         model: the network to load into (unused; timm's signature).
 
     Raises:
         ValueError: the keys are of no MambaOut layout.
     """
-    for wrapper in ("model_ema", "state_dict_ema", "model", "state_dict"):
-        if isinstance(state_dict.get(wrapper), dict):
-            state_dict = state_dict[wrapper]
+    state_dict = unwrap(state_dict)
     if any(".mixed_value." in key for key in state_dict):
         return state_dict
     if "downsample_layers.0.conv1.weight" in state_dict:

@@ -22,7 +22,7 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from ._checkpoint import load_official, read_files_safely
+from ._checkpoint import load_official, read_files_safely, unwrap
 from .mixers.s6 import SelectiveSSM
 from .ops.cross_scan import VIM_ROUTES
 
@@ -48,15 +48,16 @@ class BidirectionalMamba(nn.Module):
         dim: channels D; the inner width E is twice as wide.
         d_state: states N per inner channel.
         d_conv: taps of the causal depthwise convolution.
+        backend: of the scan (`ops.selective_scan.selective_scan_2d`).
     """
 
-    def __init__(self, dim: int, d_state: int = 16, d_conv: int = 4, **dd: Any) -> None:
+    def __init__(self, dim: int, d_state: int = 16, d_conv: int = 4, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
         inner = 2 * dim
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, **dd)
         self.conv1d_b = nn.Conv1d(inner, inner, d_conv, groups=inner, **dd)
-        self.ssm = SelectiveSSM(inner, VIM_ROUTES, d_state, math.ceil(dim / 16), **dd)
+        self.ssm = SelectiveSSM(inner, VIM_ROUTES, d_state, math.ceil(dim / 16), backend, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,10 +79,10 @@ class BidirectionalMamba(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block on a float32 residual, ``(B, L, D) -> (B, L, D)``."""
 
-    def __init__(self, dim: int, drop_path: float, **dd: Any) -> None:
+    def __init__(self, dim: int, drop_path: float, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
         self.norm = RMSNorm(dim, **dd)
-        self.mixer = BidirectionalMamba(dim, **dd)
+        self.mixer = BidirectionalMamba(dim, backend=backend, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
@@ -113,6 +114,7 @@ class VisionMamba(nn.Module):
         global_pool: ``token`` (the class token), ``avg`` (mean of the patches) or ``''`` (all tokens).
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
+        backend: of the scans (`ops.selective_scan.selective_scan_2d`).
 
     Raises:
         ValueError: unknown ``global_pool``, or images smaller than a patch.
@@ -130,6 +132,7 @@ class VisionMamba(nn.Module):
         global_pool: str = "token",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -146,7 +149,7 @@ class VisionMamba(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim, **dd))
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid_size) + 1, embed_dim, **dd))
         rates = calculate_drop_path_rates(drop_path_rate, depth)
-        self.layers = nn.Sequential(*[Block(embed_dim, rate, **dd) for rate in rates])
+        self.layers = nn.Sequential(*[Block(embed_dim, rate, backend, **dd) for rate in rates])
         self.feature_info = [{"num_chs": embed_dim, "reduction": stride, "module": f"layers.{i}"} for i in range(depth)]
         self.norm_f = RMSNorm(embed_dim, **dd)
         self.head_drop = nn.Dropout(drop_rate)
@@ -326,16 +329,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VisionMamba) -> dict
     """Turns the official checkpoints into our layout (both directions stacked); ours passes unchanged.
 
     Args:
-        state_dict: the file's content; ``model`` and ``state_dict`` wrappers are opened. The published accuracy is
-            that of ``model``, not of the ``model_ema`` beside it.
+        state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`).
         model: the network to load into; position embeddings of another grid are resampled for it.
 
     Raises:
         ValueError: the keys are not those of a Vim checkpoint.
     """
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state_dict.get(wrapper), dict):
-            state_dict = state_dict[wrapper]
+    state_dict = unwrap(state_dict)
     if "patch_embed.proj.weight" not in state_dict or not any(".mixer." in key for key in state_dict):
         some = ", ".join(list(state_dict)[:3]) or "nothing"
         raise ValueError(

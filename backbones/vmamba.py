@@ -20,7 +20,7 @@ from timm.layers import ClassifierHead, DropPath, LayerNorm, Mlp, calculate_drop
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from ._checkpoint import load_official, read_files_safely
+from ._checkpoint import load_official, read_files_safely, unwrap
 from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers.s6 import SelectiveSSM
 from .ops.cross_scan import VMAMBA_ROUTES
@@ -37,14 +37,15 @@ class SS2D(nn.Module):
         dim: channels D.
         ssm_ratio: inner width E over D.
         d_state: states N per inner channel.
+        backend: of the scan (`ops.selective_scan.selective_scan_2d`).
     """
 
-    def __init__(self, dim: int, ssm_ratio: float, d_state: int = 1, **dd: Any) -> None:
+    def __init__(self, dim: int, ssm_ratio: float, d_state: int = 1, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
         inner = int(ssm_ratio * dim)
         self.in_proj = nn.Linear(dim, inner, bias=False, **dd)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False, **dd)
-        self.ssm = SelectiveSSM(inner, VMAMBA_ROUTES, d_state, math.ceil(dim / 16), **dd)
+        self.ssm = SelectiveSSM(inner, VMAMBA_ROUTES, d_state, math.ceil(dim / 16), backend, **dd)
         self.out_norm = LayerNorm(inner, eps=EPS, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
@@ -57,10 +58,10 @@ class SS2D(nn.Module):
 class Block(nn.Module):
     """Two pre-norm residual branches, SS2D and MLP, ``(B, H, W, D) -> (B, H, W, D)``."""
 
-    def __init__(self, dim: int, ssm_ratio: float, drop_path: float, **dd: Any) -> None:
+    def __init__(self, dim: int, ssm_ratio: float, drop_path: float, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
         self.norm = LayerNorm(dim, eps=EPS, **dd)
-        self.op = SS2D(dim, ssm_ratio, **dd)
+        self.op = SS2D(dim, ssm_ratio, backend=backend, **dd)
         self.norm2 = LayerNorm(dim, eps=EPS, **dd)
         self.mlp = Mlp(dim, 4 * dim, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
@@ -82,6 +83,7 @@ class VMamba(HierarchicalBackbone):
         global_pool: ``avg``, or ``''`` for no pooling.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, growing linearly from 0 over all blocks.
+        backend: of the scans (`ops.selective_scan.selective_scan_2d`).
 
     Raises:
         ValueError: depths and dims of different lengths.
@@ -97,6 +99,7 @@ class VMamba(HierarchicalBackbone):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,7 +114,7 @@ class VMamba(HierarchicalBackbone):
             *[
                 Stage(
                     ConvDownsample(dims[i - 1], dim, EPS, **dd) if i else None,
-                    [Block(dim, ssm_ratio, rate, **dd) for rate in drop_path[i]],
+                    [Block(dim, ssm_ratio, rate, backend, **dd) for rate in drop_path[i]],
                 )
                 for i, dim in enumerate(dims)
             ]
@@ -159,16 +162,14 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VMamba) -> dict[str,
     """Turns the official checkpoints into our layout; ours passes unchanged.
 
     Args:
-        state_dict: the file's content; ``model`` and ``state_dict`` wrappers are opened, and the ``backbone.`` prefix
-            of detection and segmentation checkpoints is taken off.
+        state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`), and the ``backbone.`` prefix of
+            detection and segmentation checkpoints is taken off.
         model: the network to load into (unused; timm's signature).
 
     Raises:
         ValueError: the keys are not those of a VMamba checkpoint.
     """
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state_dict.get(wrapper), dict):
-            state_dict = state_dict[wrapper]
+    state_dict = unwrap(state_dict)
     if any(key.startswith("backbone.") for key in state_dict):
         state_dict = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
     if "stem.conv1.weight" in state_dict and any(".op.ssm." in key for key in state_dict):

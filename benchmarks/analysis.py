@@ -241,3 +241,17 @@ def _from_dict(row: Any) -> AnalysisRecord:
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+
+
+def kind_of(record: AnalysisRecord) -> str:
+    """The kind of mixer that decides a model's colour.
+
+    A model with attention in one stage and convolutions in the others is an attention model: its attention is what
+    the criterion is about.
+    """
+    mixers = " ".join(stage.mixer for stage in record.stages)
+    if "scan" in mixers:
+        return "scan"
+    if "attention" in mixers:
+        return "causal" if record.causal else "attention"
+    return next((kind for kind in ("pooling", "convolution") if kind in mixers), "identity")

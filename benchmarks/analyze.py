@@ -22,10 +22,9 @@ from .findings import stage_table
 from .flops import Convention
 from .models import parse_image_size
 from .records import write_atomically
-from .tables import Cell, Column, Table, for_terminal, size_text, three_digits
+from .tables import PIPE_WIDTH, Cell, Column, Table, for_terminal, markdown, size_text, three_digits
 
 FORMATS = ("json", "csv", "markdown")
-PIPE_WIDTH = 170  # columns where no terminal says how wide it is
 STAGE_TABLES = 4  # with more records than this, the terminal shows no stages
 
 Question = tuple[str | None, tuple[int, int] | None]  # task, (H, W) in pixels
@@ -281,15 +280,7 @@ def to_markdown(records: Sequence[AnalysisRecord]) -> str:
         tables.append(trust_table(records))
     lists = [f"- {line.strip()}" for line in [*verdict_lines(records), *uncounted_lines(records)]]
     modules = [_module_markdown(record) for record in records if record.modules]
-    return "\n".join([*map(_markdown_table, tables), *lists, "", *modules])
-
-
-def _markdown_table(table: Table) -> str:
-    heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in table.columns]
-    rules = [":--" if column.text else "--:" for column in table.columns]
-    rows = [heads, rules, *([f"{cell.text} {cell.chip}".strip() for cell in row] for row in table.rows)]
-    lines = [f"### {table.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
-    return "\n".join(lines + ([table.note, ""] if table.note else []))
+    return "\n".join([*map(markdown, tables), *lists, "", *modules])
 
 
 def _module_markdown(record: AnalysisRecord) -> str:
@@ -300,7 +291,7 @@ def _module_markdown(record: AnalysisRecord) -> str:
     for module in record.modules:
         exponent = "–" if module.exponent is None else f"{module.exponent:.2f}"
         table.add(f"`{module.path or record.model}`", three_digits(module.macs / 1e9), exponent)
-    return _markdown_table(table)
+    return markdown(table)
 
 
 _SHARED = ("flops", "macs", "rho", "rho_exact", "attention_ratio", "formula", "exponent")

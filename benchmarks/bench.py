@@ -11,12 +11,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from . import crossing
 from .comparison import Change, Comparison, Ratio, compare_files, ratios
 from .latency import Event, run_sweep
 from .models import parse_image_size
-from .rows import Case, Row
+from .rows import Case, Row, read_rows
 from .significance import Interval
-from .tables import Cell, Column, Table, print_tables, size_text, timing_table
+from .tables import Cell, Column, Table, markdown, print_tables, size_text, timing_table
 
 STYLES = {"faster": "long", "slower": "warn", "too few rounds": "warn", "machine drifted": "warn"}
 
@@ -96,14 +97,23 @@ def _watched() -> Iterator[_Watcher]:
 
 
 def run(
-    sweep: Sweep, output: Path | None, budget_s: float, timeout_s: float, seed: int, retry_failed: bool = False
+    sweep: Sweep,
+    output: Path | None,
+    budget_s: float,
+    timeout_s: float,
+    seed: int,
+    retry_failed: bool = False,
+    plot: Path | None = None,
 ) -> None:
-    """Measures a sweep and prints its tables.
+    """Measures a sweep, prints its tables, and draws time against image size into ``plot``.
 
     Raises:
+        ValueError: a model, size or condition that cannot be measured; rows that cannot be drawn.
         KeyboardInterrupt: with one line that says what was kept.
         RuntimeError: cases failed; one line says how many and why the first did.
     """
+    if plot is not None:
+        crossing.check_plot(plot)
     cases = sweep.cases()
     with _watched() as watcher:
         try:
@@ -131,19 +141,43 @@ def run(
     failed = [row for row in rows if row.status != "ok"]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(rows)} cases failed: {failed[0].case}: {failed[0].message}")
+    if plot is not None:
+        crossing.draw(rows, plot)
+
+
+def show(path: Path, as_markdown: bool, plot: Path | None) -> None:
+    """Prints what a result file holds, the latest row of every case, and draws it into ``plot``.
+
+    Raises:
+        ValueError: no result file, or one that holds nothing measured; rows that cannot be drawn.
+        OSError: a file cannot be read or written.
+    """
+    rows = list({row.key: row for row in read_rows(path)[0]}.values())
+    if not any(row.round_medians_ms for row in rows):
+        raise ValueError(f"{path}: expected measured rows, found none")
+    if as_markdown:
+        print("\n".join(markdown(table) for table in tables_of(rows)))
+    else:
+        print_tables(tables_of(rows))
+    if plot is not None:
+        crossing.draw(rows, plot)
 
 
 def _print_rows(rows: Sequence[Row]) -> None:
-    measured = [row for row in rows if row.round_medians_ms]
-    if not measured:
-        return
+    if any(row.round_medians_ms for row in rows):
+        print_tables(tables_of(rows))
+
+
+def tables_of(rows: Sequence[Row]) -> list[Table]:
+    """What there is to say of measured rows: times, parts of a training step, ratios, growth with the image."""
     tables = [timing_table(rows)]
     if any(row.forward_ms is not None for row in rows):
         tables.append(training_table(rows))
     found = ratios(rows)
     if found:
         tables.append(ratio_table(found))
-    print_tables(tables)
+    tables += crossing.time_tables(rows)
+    return tables
 
 
 def training_table(rows: Sequence[Row]) -> Table:

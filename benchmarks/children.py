@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from .rows import Case
 
@@ -18,6 +20,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Threads that wait at a barrier sleep instead of spinning. On a machine with neighbours a spinning thread holds the
 # core that the last thread is waiting for: with two threads on two busy cores every step took 2 to 6 times as long.
 WAIT_POLICY = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _worker(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "mixerzoo.benchmarks.worker", *arguments]
 
 
 class CaseRunner(Protocol):
@@ -30,25 +36,124 @@ class CaseRunner(Protocol):
         """Ends the process and all it started, at once."""
 
 
+class Process(Protocol):
+    """What a `Child` needs of a process; `subprocess.Popen` has it."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal, once the process has ended."""
+
+    def wait(self) -> int:
+        """Waits for the end; the exit code."""
+
+
+class Nursery:
+    """A process that has imported torch and timm, which takes a core for seconds, and forks workers, which does not.
+
+    It never computes, so no thread of a thread pool is missing in its forks.
+    """
+
+    _only: Nursery | None = None
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = ours
+        self.process = subprocess.Popen(
+            _worker("--nursery", str(os.getpid())),
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            env=WAIT_POLICY | os.environ,
+            start_new_session=True,
+        )
+        theirs.close()
+
+    @classmethod
+    def running(cls) -> Nursery:
+        """The nursery of this process, started at the first call."""
+        if cls._only is None or cls._only.process.poll() is not None:
+            cls._only = cls()
+            atexit.register(cls._only.close)
+        return cls._only
+
+    def fork(self, streams: tuple[int, int, int]) -> int:
+        """A worker with these stdin, stdout and stderr; its process id."""
+        return self._ask({"do": "fork"}, streams)
+
+    def wait(self, pid: int, block: bool) -> int | None:
+        """Exit code of a worker that ended; ``None`` if it has not, unless ``block``."""
+        return self._ask({"do": "wait", "pid": pid, "block": block})
+
+    def _ask(self, request: dict[str, Any], streams: tuple[int, ...] = ()) -> Any:
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], streams)
+            reply = self._socket.recv(1 << 16)
+        except (BrokenPipeError, ConnectionResetError):
+            reply = b""
+        if not reply:
+            raise RuntimeError(f"the process that forks workers ended with exit code {self.process.wait()}")
+        return json.loads(reply)
+
+    def close(self) -> None:
+        """Ends the nursery, and with it its workers."""
+        self._socket.close()
+        self.process.wait()
+
+
+class Forked:
+    """A worker forked by the `Nursery`, as a `Process`."""
+
+    def __init__(self, stderr: IO[bytes]) -> None:
+        self._nursery = Nursery.running()
+        read_in, write_in = os.pipe()
+        read_out, write_out = os.pipe()
+        try:
+            self.pid = self._nursery.fork((read_in, write_out, stderr.fileno()))
+        finally:
+            os.close(read_in)
+            os.close(write_out)
+        self.stdin: IO[bytes] | None = open(write_in, "wb")  # noqa: SIM115  (`Child.close` closes both)
+        self.stdout: IO[bytes] | None = open(read_out, "rb", buffering=0)  # noqa: SIM115
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            self._code = self._nursery.wait(self.pid, block=False)
+        return self._code
+
+    def wait(self) -> int:
+        if self._code is None:
+            self._code = self._nursery.wait(self.pid, block=True)
+        return self._code
+
+
 class Child:
     """A ``worker`` process in a session of its own, so that Ctrl-C reaches the parent alone.
 
+    On CUDA it is started from nothing, as a driver must not be forked.
+
     Args:
-        case: decides the number of threads; the case itself travels in the ``prepare`` request.
+        case: decides how the process starts; the case itself travels in the ``prepare`` request.
     """
 
     def __init__(self, case: Case) -> None:
-        threads = dict.fromkeys(THREAD_VARIABLES, str(case.threads)) if case.threads else {}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process; close() ends both)
         self._buffer = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mixerzoo.benchmarks.worker", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=WAIT_POLICY | os.environ | threads,
-            start_new_session=True,
-        )
+        self._process: Process
+        if case.device == "cpu":
+            self._process = Forked(self._stderr)
+        else:
+            threads = dict.fromkeys(THREAD_VARIABLES, str(case.threads)) if case.threads else {}
+            self._process = subprocess.Popen(
+                _worker(str(os.getpid())),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=WAIT_POLICY | os.environ | threads,
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -88,9 +193,8 @@ class Child:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr, self._stderr):
-            if stream is not None:
-                stream.close()
+        for stream in (self._process.stdout, self._stderr):
+            stream.close()
         try:
             self._process.stdin.close()
         except BrokenPipeError:

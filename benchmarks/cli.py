@@ -84,6 +84,20 @@ def _parts(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     metavar="FILE.jsonl",
     help="Append a row per case; what the file already holds for this machine and source is not measured again.",
 )
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.svg",
+    help="Draw time against image size there; needs two sizes or more.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Measure nothing: show (and draw) what a result file holds.",
+)
+@click.option("--markdown", "as_markdown", is_flag=True, help="With --from: tables for GitHub.")
 @click.option("--retry-failed", is_flag=True, help="Measure anew what the file holds as failed.")
 @click.option(
     "--compare",
@@ -98,6 +112,9 @@ def bench(
     models: tuple[str, ...],
     files: tuple[Path, Path] | None,
     output: Path | None,
+    plot: Path | None,
+    source: Path | None,
+    as_markdown: bool,
     budget: float,
     timeout: float,
     seed: int,
@@ -110,10 +127,13 @@ def bench(
 
     --input, --batch and --dtype may be repeated, or given with commas: all combinations are measured.
     """
-    if bool(files) == bool(models):
-        raise ValueError("expected either MODEL... or --compare A.jsonl B.jsonl")
+    if sum(map(bool, (files, models, source))) != 1:
+        raise ValueError("expected either MODEL..., or --from FILE.jsonl, or --compare A.jsonl B.jsonl")
     from . import bench as terminal
 
+    if source:
+        terminal.show(source, as_markdown, plot)
+        return
     if files:
         terminal.compare(*files, allow_different_machines)
         return
@@ -121,7 +141,7 @@ def bench(
         if not batch.isdigit():
             raise ValueError(f"batch: expected a number of images, got {batch!r}")
     sweep = terminal.Sweep(models, batches=[int(batch) for batch in batches], **conditions)
-    terminal.run(sweep, output, budget, timeout, seed, retry_failed)
+    terminal.run(sweep, output, budget, timeout, seed, retry_failed, plot)
 
 
 @main.command(short_help="Count FLOPs and measure how they grow: is the sequence long for this model and task?")
@@ -179,7 +199,7 @@ def list_models(pattern: str | None, limit: int) -> None:
     metavar="DIR",
     help="Folder for the page, the records it is drawn from, and its first picture.",
 )
-@click.option("--budget", type=float, default=60.0, show_default=True, help="Seconds of timing, all models together.")
+@click.option("--budget", type=float, default=50.0, show_default=True, help="Seconds of timing, all models together.")
 @click.option(
     "--photos", default="scikit-image", show_default="scikit-image's", metavar="DIR", help="Photographs to feed them."
 )

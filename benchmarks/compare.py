@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,15 +27,18 @@ from .photos import BUNDLED_SOURCE, Photo, load_photos
 from .records import RECORDS_FILE, Records
 from .report import terminal_tables, write_report
 from .rows import Case
-from .tables import for_terminal
+from .tables import print_tables
 
-# One macro-architecture with four mixers, and two networks that people know.
+# One macro-architecture with six mixers, and two networks that people know: one block of children (MAX_TOGETHER).
 MODELS = (
     "mambaout_femto_gatedcnn",
-    "mambaout_femto_pool",
+    "mambaout_femto_s6",
+    "mambaout_femto_bis6",
+    "mambaout_femto_ss2d",
+    "mambaout_femto_ssd",
     "mambaout_femto_attn",
     "vit_tiny_patch16_224",
-    "convnext_atto",
+    "vim_tiny_patch16_224",
 )
 INPUTS = ("224", "384")
 MAX_BATCH = 2  # more would leave the slowest model fewer rounds than an interval needs
@@ -51,7 +53,7 @@ def compare(
     models: Sequence[str],
     inputs: Sequence[str],
     folder: Path,
-    budget_s: float = 60.0,
+    budget_s: float = 50.0,
     photos: str = BUNDLED_SOURCE,
     device: str | None = None,
     count_only: bool = False,
@@ -120,11 +122,10 @@ def redraw(folder: Path) -> None:
 def show(records: Records, folder: Path) -> None:
     """Writes the page, and prints tables and findings."""
     path = write_report(records, folder)
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file or a pipe gets the tables whole
-    for table in terminal_tables(records):
-        console.print(for_terminal(table))
+    print_tables(terminal_tables(records))
+    console = Console()
     for finding in findings(records):
-        console.print(f"• {finding}", highlight=False, markup=False)
+        console.print(f"• {finding}", highlight=False, markup=False, soft_wrap=not console.is_terminal)
     console.print(f"\n{path}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -8,10 +8,9 @@ import timm
 from rich.console import Console
 from rich.progress import track
 
-from .analyze import PIPE_WIDTH
 from .flops import Count, count_flops
 from .models import MetaModels, default_image_size
-from .tables import Column, Table, for_terminal, size_text, three_digits
+from .tables import Column, Table, print_tables, size_text, three_digits
 
 
 def list_models(pattern: str | None, limit: int) -> None:
@@ -26,9 +25,6 @@ def list_models(pattern: str | None, limit: int) -> None:
     """
     names = matching(pattern)
     shown = names[: limit or None]
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
     table = Table("Models", [Column("model", text=True), Column("parameters", "10⁶"), Column("input", "H×W px")])
     table.columns = [*table.columns, Column("cost", "GMACs"), Column("act×act", "% FLOPs"), Column("mixer", text=True)]
     progress = Console(stderr=True)
@@ -40,7 +36,7 @@ def list_models(pattern: str | None, limit: int) -> None:
     )
     if pattern is None:
         table.note += f" timm has {len(timm.list_models()) - len(names)} others: mixerzoo list PATTERN."
-    console.print(for_terminal(table))
+    print_tables([table])
 
 
 def matching(pattern: str | None) -> list[str]:

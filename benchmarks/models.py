@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 import warnings
@@ -9,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -30,8 +32,30 @@ def parse_image_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def check_name(name: str) -> None:
-    """Raises ValueError, naming close matches, if no model (or pretrained tag) is called ``name``."""
+def parse_model(model: str) -> tuple[str, dict[str, Any]]:
+    """``"NAME@key=value,key=value"`` as timm's name and keyword arguments for the constructor.
+
+    Values are Python literals, or text where they are none: ``vim_tiny_patch16_224@backend=reference,depth=4``.
+
+    Raises:
+        ValueError: something behind the ``@`` is not of that form.
+    """
+    name, at, text = model.partition("@")
+    kwargs = {}
+    for part in re.split(r",(?=\w+=)", text) if at else ():
+        key, equals, value = part.partition("=")
+        if not (key.isidentifier() and equals and value):
+            raise ValueError(f"model {model!r}: expected key=value[,key=value...] behind the @, got {part!r}")
+        try:
+            kwargs[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            kwargs[key] = value
+    return name, kwargs
+
+
+def check_name(model: str) -> None:
+    """Raises ValueError, naming close matches, if no model (or pretrained tag) is called so."""
+    name, _ = parse_model(model)
     architecture = name.partition(".")[0]
     if timm.is_model(architecture):
         return
@@ -42,9 +66,18 @@ def check_name(name: str) -> None:
 
 def default_image_size(name: str) -> tuple[int, int]:
     """(H, W) in pixels that the model's own pretrained configuration asks for."""
-    check_name(name)
-    cfg = timm.get_pretrained_cfg(name)
+    cfg = pretrained_cfg(name)
     return tuple(cfg.input_size[1:]) if cfg is not None else (224, 224)
+
+
+def pretrained_cfg(model: str) -> PretrainedCfg | None:
+    """What timm knows of the model's weights and images; ``None`` if nothing.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    check_name(model)
+    return timm.get_pretrained_cfg(parse_model(model)[0])
 
 
 def build_model(
@@ -58,7 +91,7 @@ def build_model(
     """Builds a timm or zoo model for images of one size, in training mode as constructors leave it.
 
     Args:
-        name: architecture, optionally with a pretrained tag.
+        name: architecture, optionally with a pretrained tag, optionally with arguments (`parse_model`).
         image_size: (H, W) in pixels; ``None`` for the model's own. Architectures with a fixed grid (position
             embeddings, windows) are built for it, the others take any size anyway.
         device: ``meta`` allocates nothing.
@@ -66,7 +99,7 @@ def build_model(
         kwargs: passed on to the constructor.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or an argument that the constructor does not have.
     """
     check_name(name)
     return _build(name, image_size, torch.device(device), pretrained=pretrained, **kwargs)[0]
@@ -76,10 +109,10 @@ class MetaModels:
     """One architecture on the meta device at any image size; built once if its constructor does not ask for the size.
 
     Args:
-        name: architecture, optionally with a pretrained tag.
+        name: architecture, optionally with a pretrained tag, optionally with arguments (`parse_model`).
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or an argument that the constructor does not have.
     """
 
     def __init__(self, name: str) -> None:
@@ -132,7 +165,17 @@ def _build(
     return _create(name, device, **kwargs), False
 
 
-def _create(name: str, device: torch.device, **kwargs: Any) -> nn.Module:
+def _create(model: str, device: torch.device, **kwargs: Any) -> nn.Module:
+    name, arguments = parse_model(model)
+    try:
+        return _create_on(name, device, {**kwargs, **arguments})
+    except TypeError as error:
+        if not any(f"'{key}'" in str(error) for key in arguments):
+            raise
+        raise ValueError(f"model {model!r}: expected arguments of its constructor behind the @: {error}") from error
+
+
+def _create_on(name: str, device: torch.device, kwargs: dict[str, Any]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no-op when.*meta.*")
         if device.type != "meta":

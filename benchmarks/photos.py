@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import skimage.data
-import timm
 import torch
 from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
+
+from .models import pretrained_cfg
 
 # scikit-image ships these in its wheel: no download. The right half of the stereo pair shows the same scene.
 BUNDLED = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle")
@@ -74,7 +75,7 @@ def photo_batch(model: str, photos: Sequence[Photo], input_size: tuple[int, int]
     """Photographs as ``model`` expects them: its own resize, crop and normalisation, at another input size.
 
     Args:
-        model: name of a registered timm model; its pretrained configuration says the interpolation, the crop
+        model: a model as `models.build_model` takes it; its pretrained configuration says the interpolation, the crop
             fraction, the mean and the standard deviation.
         photos: at least one; repeated in order where ``batch`` is larger.
         input_size: (H, W) in pixels.
@@ -88,7 +89,7 @@ def photo_batch(model: str, photos: Sequence[Photo], input_size: tuple[int, int]
     """
     if not photos:
         raise ValueError("expected at least one photograph, got none")
-    cfg = timm.get_pretrained_cfg(model)
+    cfg = pretrained_cfg(model)
     config = resolve_data_config(pretrained_cfg=cfg.to_dict() if cfg else {}, args={"in_chans": 3})
     if config["input_size"][0] != 3:
         raise ValueError(f"{model} expects images of {config['input_size'][0]} channels, photographs have 3")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 
 from . import plots
-from .analysis import FLOP_CLASSES, AnalysisRecord
+from .analysis import FLOP_CLASSES, kind_of
 from .bench import ratio_table
 from .comparison import ratios
 from .findings import presets_of
@@ -79,20 +79,6 @@ class Picture:
     keys: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
     details: Sequence[Table] = ()
-
-
-def kind_of(record: AnalysisRecord) -> str:
-    """The kind of mixer that decides a model's colour.
-
-    A model with attention in one stage and convolutions in the others is an attention model: its attention is what
-    the criterion is about.
-    """
-    mixers = " ".join(stage.mixer for stage in record.stages)
-    if "scan" in mixers:
-        return "scan"
-    if "attention" in mixers:
-        return "causal" if record.causal else "attention"
-    return next((kind for kind in ("pooling", "convolution") if kind in mixers), "identity")
 
 
 def cast_of(records: Records) -> dict[str, Member]:

@@ -1,4 +1,4 @@
-"""The report's four pictures, each in a wide and a narrow version (a phone shows the narrow one)."""
+"""The pictures of report and benchmark, each in a wide and a narrow version (a phone shows the narrow one)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,17 @@ class Bubble:
     memory_mib: float | None
     first_size: bool = True
     hint: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class TimeCurve:
+    """Median time per image of one model over the image side, with the 95 % interval, under one set of conditions."""
+
+    model: str
+    sides: np.ndarray  # (S,) pixels, ascending
+    ms: np.ndarray  # (S,)
+    low_ms: np.ndarray  # (S,)
+    high_ms: np.ndarray  # (S,)
 
 
 def rho_plot(curves: Sequence[Curve], marks: Sequence[tuple[str, tuple[int, int]]], width: str) -> Figure:
@@ -394,3 +405,36 @@ def _cover(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> float
 def _outside(box: tuple[float, ...], frame: Sequence[float]) -> float:
     """Area of ``box`` outside ``frame``."""
     return (box[2] - box[0]) * (box[3] - box[1]) - _cover(box, [tuple(frame)])
+
+
+def time_plot(curves: Sequence[TimeCurve], kinds: Mapping[str, str], width: str) -> Figure:
+    """Milliseconds per image against the image side, log-log, with 95 % intervals.
+
+    Args:
+        curves: one per model, of two sizes or more.
+        kinds: kind of mixer by model, which decides the colour.
+        width: ``wide`` or ``narrow``.
+    """
+    figure = new_figure(WIDTHS[width], 5.4)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        axes.set(xscale="log", yscale="log")
+        colours = [LIGHT[kinds[curve.model]] for curve in curves]
+        for curve, colour, marker in zip(curves, colours, MARKERS, strict=False):
+            axes.fill_between(curve.sides, curve.low_ms, curve.high_ms, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(curve.sides, curve.ms, color=colour, marker=marker, markersize=6, gid=f"time-{curve.model}")
+        sides = np.unique(np.concatenate([curve.sides for curve in curves]))
+        axes.set_xlim(sides[0], sides[-1])
+        axes.set_xticks(sides, [f"{side:.0f}\n{(side / 16) ** 2:,.0f}" for side in sides])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.grid(True, axis="y")
+        axes.set_xlabel("image side √(H·W) in pixels (below: tokens of 16×16 pixels)")
+        axes.set_ylabel("milliseconds per image")
+        if width == "wide":
+            low, high = np.log(axes.get_ylim())
+            ends = np.array([(math.log(curve.ms[-1]) - low) / (high - low) for curve in curves])
+            _label_ends(axes, [curve.model for curve in curves], ends, colours, 0.06)
+    return figure

@@ -98,6 +98,15 @@ def fitting_parts(table: Table, console: Console) -> list[Table]:
     return tables
 
 
+def markdown(table: Table) -> str:
+    """The table as GitHub draws it, under its title, with its note below."""
+    heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in table.columns]
+    rules = [":--" if column.text else "--:" for column in table.columns]
+    rows = [heads, rules, *([f"{cell.text} {cell.chip}".strip() for cell in row] for row in table.rows)]
+    lines = [f"### {table.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join(lines + ([table.note.strip(), ""] if table.note else []))
+
+
 def _selected(table: Table, columns: list[int]) -> Table:
     """Some of the columns, without title and note."""
     rows = [[row[i] for i in columns] for row in table.rows]

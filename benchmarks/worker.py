@@ -1,8 +1,10 @@
-"""The child process that holds one case: ``python -m mixerzoo.benchmarks.worker PARENT_PID``.
+"""The child process that holds one case: ``python -m mixerzoo.benchmarks.worker [--nursery] PARENT_PID``.
 
 It is told what to do over its pipes. Each line on stdin is a JSON object with ``do``: ``prepare`` (with ``case``,
 ``seed``, ``warmup_s``) or ``round`` (with ``samples``, ``steps``). Each is answered by one JSON line on stdout, with
 ``status`` ``ok``, ``oom`` or ``error``; after one that is not ``ok`` the process ends. It ends with its stdin, too.
+
+With ``--nursery`` it holds no case but forks such workers: its stdin is a socket, over which `children.Nursery` asks.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 WARMUP_MIN_STEPS = 10
@@ -128,17 +132,76 @@ def answer(session: Any, request: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def main() -> None:
-    tie_to_parent(int(sys.argv[1]))
+def work() -> None:
+    """Answers the requests on stdin."""
     answers = private_stdout()
-    from . import workload  # noqa: F401  (seconds of imports, while the parent starts and asks the other children)
-
     session = Session()
     for line in sys.stdin:
         reply = answer(session, json.loads(line))
         answers.write(json.dumps(reply) + "\n")
         if reply["status"] != "ok":
             return
+
+
+def nurse(requests: socket.socket) -> None:
+    """Forks workers and waits for them, until the other end of the socket is closed."""
+    while True:
+        request, streams, _, _ = socket.recv_fds(requests, 1 << 16, 3)
+        if not request:
+            return
+        wanted = json.loads(request)
+        if wanted["do"] == "wait":
+            pid, status = os.waitpid(wanted["pid"], 0 if wanted["block"] else os.WNOHANG)
+            reply = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            reply = _fork_worker(requests, streams)
+        for stream in streams:
+            os.close(stream)
+        requests.send(json.dumps(reply).encode())
+
+
+def _fork_worker(requests: socket.socket, streams: list[int]) -> int:
+    """Process id of a new worker, which has a session of its own by then."""
+    nursery = os.getpid()
+    waiting, ready = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        tie_to_parent(nursery)
+        requests.close()
+        os.close(waiting)
+        os.close(ready)
+        _become_worker(streams)
+    os.close(ready)
+    os.read(waiting, 1)  # ends when the worker closes its copy
+    os.close(waiting)
+    return pid
+
+
+def _become_worker(streams: list[int]) -> NoReturn:
+    """Turns a fork of the nursery into a worker, which it stays until its end."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # nothing of the nursery's own is to be ended here
+
+
+def main() -> None:
+    tie_to_parent(int(sys.argv[-1]))
+    from . import workload  # noqa: F401  (seconds of imports, while the parent starts and asks the other children)
+
+    if sys.argv[1] == "--nursery":
+        nurse(socket.socket(fileno=0))
+    else:
+        work()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would reach a hub fails at once instead of hanging
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one test process per core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -57,12 +57,49 @@ def test_model_table():
 def test_published_figures():
     """docs/counting.md: what papers print, and what we print in their convention."""
     text = (ROOT / "docs" / "counting.md").read_text()
-    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
     assert len(rows) == 13
     for name, published, ours in rows:
         macs = count_flops(build_model(name, (224, 224), device="meta"), (224, 224)).macs("paper") / 1e9
         assert f"{macs:.3f}" == ours, name
         assert (f"{macs:.1f}" == published) != name.startswith("vim_"), name
+
+
+def around_mask_rcnn(dims: tuple[int, ...], height: int = 800, width: int = 1280) -> float:
+    """GMACs of FPN, RPN, box and mask head (mmdet's Mask R-CNN, 80 classes, 1000 proposals, 100 masks)."""
+    c, conv = 256, 9 * 256 * 256
+    pixels = [height // stride * (width // stride) for stride in (4, 8, 16, 32)]
+    fpn = sum(n * (dim * c + conv) for n, dim in zip(pixels, dims, strict=True))
+    rpn = (sum(pixels) + -(-height // 64) * (width // 64)) * (conv + c * 3 * (1 + 4))
+    box = 1000 * (7 * 7 * c * 1024 + 1024 * 1024 + 1024 * (81 + 4 * 80))
+    mask = 100 * (14 * 14 * (4 * conv + 4 * c * c) + 28 * 28 * c * 80)
+    return (fpn + rpn + box + mask) / 1e9
+
+
+def around_upernet(dims: tuple[int, ...], height: int = 512, width: int = 2048) -> float:
+    """GMACs of mmseg's UperNet head of 512 channels and 150 classes, without the auxiliary head."""
+    c, conv = 512, 9 * 512 * 512
+    pixels = [height // stride * (width // stride) for stride in (4, 8, 16, 32)]
+    fpn = sum(n * (dim * c + conv) for n, dim in zip(pixels[:3], dims[:3], strict=True))
+    pyramid = (1 + 4 + 9 + 36) * dims[3] * c + pixels[3] * (9 * dims[3] * c + 4 * conv)
+    return (fpn + pyramid + pixels[0] * (4 * conv + 150 * c)) / 1e9
+
+
+def test_published_figures_of_detectors_and_segmentors():
+    """docs/counting.md: published totals are our backbone and what stands around it."""
+    text = (ROOT / "docs" / "counting.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 9
+    for name, *figures in rows:
+        coco, ade20k = ((800, 1280), (512, 2048))
+        nets = [build_model(name, size, device="meta", num_classes=0) for size in (coco, ade20k)]
+        dims = tuple(stage["num_chs"] for stage in nets[0].feature_info)
+        detector = count_flops(nets[0], coco).macs("paper") / 1e9 + around_mask_rcnn(dims)
+        segmentor = count_flops(nets[1], ade20k).macs("paper") / 1e9 + around_upernet(dims)
+        published_detector, ours, published_segmentor, ours_too = figures
+        assert (f"{detector:.1f}", f"{segmentor:.1f}") == (ours, ours_too), name
+        assert abs(segmentor / float(published_segmentor) - 1) < 0.002, name
+        assert (abs(detector / float(published_detector) - 1) < 0.002) == (name != "vmamba_small_s2l15"), name
 
 
 def test_links_and_pictures_exist():

@@ -288,6 +288,25 @@ def test_autocast(name, dtype):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
+SEQUENCES = [name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d", "_ssd")) or "mambaout" not in name]
+
+
+@pytest.mark.parametrize("size", [(224, 224), (800, 1280)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
+    narrow = {
+        "vim": {"depth": 2, "embed_dim": 64},
+        "vit": {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": size},
+    }
+    net = shallow(name, **narrow.get(name.partition("_")[0], {"dims": (16, 32, 48, 64)}))
+    with torch.autocast("cpu", dtype=dtype):
+        logits = net(3 * torch.randn(1, 3, *size))
+    logits.float().logsumexp(1).sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
 @pytest.mark.unpoisoned
 @code_paths
 def test_compile_is_one_graph(name):

@@ -1,4 +1,4 @@
-"""The child process and its protocol. Hardly a child here lives long enough to have imported torch."""
+"""The child process and its protocol."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 import torch
 from mixerzoo.benchmarks import worker
-from mixerzoo.benchmarks.children import Child
+from mixerzoo.benchmarks.children import Child, Nursery
 from mixerzoo.benchmarks.rows import Case
 
 CASE = Case("test_vit", (64, 64), threads=1)
@@ -57,10 +58,20 @@ def test_a_child_that_ends_by_itself_leaves_its_last_words(tmp_path, monkeypatch
     program.write_text("#!/bin/sh\necho 'a long story' >&2\necho 'ImportError: no torch' >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    child = Child(CASE)
+    child = Child(replace(CASE, device="cuda"))  # not forked: a driver must not be
     reply = child.ask(ROUND, 10)
     child.close()
     assert reply == {"status": "error", "message": "the process ended with exit code 3: ImportError: no torch"}
+
+
+def test_without_the_nursery_no_child_starts(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexit 4\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(Nursery, "_only", None)
+    with pytest.raises(RuntimeError, match="the process that forks workers ended with exit code 4"):
+        Child(CASE)
 
 
 def test_a_silent_child_times_out_and_can_still_be_closed(child):
@@ -126,9 +137,34 @@ def test_a_child_lives_in_a_session_of_its_own(child):
     assert os.getsid(child.pid) == child.pid
 
 
-def test_a_child_gets_its_threads_by_environment(child):
-    environment = psutil.Process(child.pid).environ()
-    assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == ("1", "1")
+def test_children_are_forked_from_one_process_with_everything_imported(child):
+    other = Child(CASE)
+    assert psutil.Process(child.pid).ppid() == psutil.Process(other.pid).ppid() == Nursery.running().process.pid
+    other.close()
+    assert child.ask({"do": "sing"}, 10) == {"status": "error", "message": "KeyError: 'sing'"}
+    assert child.ask(ROUND, 10)["message"] == "the process ended with exit code 0"
+
+
+def test_a_child_on_a_gpu_starts_from_nothing_with_its_threads(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "{\\"status\\": \\"$OMP_NUM_THREADS $MKL_NUM_THREADS $OMP_WAIT_POLICY\\"}"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    child = Child(replace(CASE, device="cuda", threads=3))
+    assert child.ask(ROUND, 10) == {"status": "3 3 PASSIVE"}
+    child.close()
+
+
+def test_a_fork_computes_with_its_threads_and_leaves_its_last_words(child):
+    case = {"model": "test_vit", "image_size": [64, 64], "threads": 2}
+    ready = child.ask({"do": "prepare", "case": case, "seed": 0, "warmup_s": 0.1}, 60)
+    assert ready["status"] == "ok"
+    assert ready["fingerprint"]["threads"] == 2
+    assert child.ask(ROUND, 10)["status"] == "ok"
+    child._process.stdin.write(b"no JSON\n")
+    assert child.ask(ROUND, 10)["message"].startswith(
+        "the process ended with exit code 1: json.decoder.JSONDecodeError"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent's life")

@@ -28,6 +28,7 @@ def no_child(monkeypatch):
         raise AssertionError("a child was started")
 
     monkeypatch.setattr(children.subprocess, "Popen", start)
+    monkeypatch.setattr(children.Nursery, "running", start)
 
 
 def invoke(*arguments):
@@ -49,7 +50,7 @@ def invoke(*arguments):
         (["test_vit", "--budget", "0"], "budget and timeout: expected seconds above 0"),
         (["test_vit", "--output", "missing/folder/f.jsonl"], "No such file or directory: 'missing/folder/f.jsonl'"),
         (["test_vit", "--output", "."], "Is a directory"),
-        ([], "expected either MODEL... or --compare A.jsonl B.jsonl"),
+        ([], "expected either MODEL..., or --from FILE.jsonl, or --compare A.jsonl B.jsonl"),
         (["--compare", "missing.jsonl", "missing.jsonl"], "No such file or directory: 'missing.jsonl'"),
     ],
 )

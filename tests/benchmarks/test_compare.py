@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from mixerzoo.benchmarks import compare
+from mixerzoo.benchmarks import compare, latency
 from mixerzoo.benchmarks.cli import main
 from mixerzoo.benchmarks.criterion import TASKS, analyze
 from mixerzoo.benchmarks.latency import Event
@@ -287,7 +287,9 @@ def test_defaults_are_models_of_different_mixers():
     assert len(compare.MODELS) >= 4
     assert all(timm.is_model(name) for name in compare.MODELS)
     mixers = {stage.mixer for name in compare.MODELS for stage in analyze(name, (224, 224)).stages}
-    assert {"convolution", "attention", "pooling"} <= mixers
+    assert {"convolution", "attention", "scan + convolution"} <= mixers
+    assert {f"mambaout_femto_{mixer}" for mixer in ("s6", "bis6", "ss2d", "ssd")} <= set(compare.MODELS)
+    assert len(compare.MODELS) <= latency.MAX_TOGETHER  # one block: all take turns
 
 
 def test_thumbnail_is_a_small_jpeg():

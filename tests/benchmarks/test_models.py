@@ -31,6 +31,22 @@ def test_unknown_model_suggests_near_names():
         MetaModels("qqqqqqqqqqqq")
 
 
+def test_constructor_arguments_behind_the_name():
+    parsed = models.parse_model("vim_tiny_patch16_224@backend=reference,depth=2,dims=(1,2)")
+    assert parsed == ("vim_tiny_patch16_224", {"backend": "reference", "depth": 2, "dims": (1, 2)})
+    net = build_model("vim_tiny_patch16_224@backend=reference,depth=2", device="meta")
+    assert [block.mixer.ssm.backend for block in net.layers] == ["reference"] * 2
+    assert default_image_size("vit_base_patch16_384@depth=1") == (384, 384)
+
+
+def test_bad_arguments_behind_the_name():
+    for text in ("vit_tiny_patch16_224@", "vit_tiny_patch16_224@depth", "vit_tiny_patch16_224@depth="):
+        with pytest.raises(ValueError, match=r"expected key=value.* behind the @, got"):
+            build_model(text)
+    with pytest.raises(ValueError, match=r"expected arguments of its constructor behind the @.*'dephts'"):
+        build_model("mambaout_femto_gatedcnn@dephts=(1,1,1,1)")
+
+
 def test_pretrained_tags_are_accepted():
     assert default_image_size("vit_base_patch16_384.augreg_in21k_ft_in1k") == (384, 384)
 
