@@ -23,28 +23,46 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .. import configs as packaged
 from . import hooks  # noqa: F401  (registers them)
 from . import optim as _optim  # noqa: F401
 from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
-from .. import configs as packaged
 
-__all__ = ["TaskRunner", "build_runner", "load_config", "parse_options", "predict", "test", "train"]
+__all__ = [
+    "ConfigError",
+    "TaskRunner",
+    "build_runner",
+    "config_names",
+    "find_config",
+    "load_config",
+    "parse_options",
+    "predict",
+    "say",
+    "test",
+    "train",
+]
 
 CONFIGS = Path(packaged.__file__).parent
 # Hooks without which a run would not be what the engine promises, whatever a config says.
-ESSENTIAL = ("SeedHook", "GlobalLossHook", "PlainStateHook", "ProgressHook", "ReportHook")
+ESSENTIAL = ("SeedHook", "GlobalLossHook", "PlainStateHook", "ProgressHook", "CatchUpHook", "ReportHook")
+REMEDY = "remove that file to resume from the checkpoint before it"
 RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
 
 
 class ConfigError(ValueError):
     """A config that cannot be run; the message names the file, the key and the remedy."""
+
+
+def config_names(folder: str = "") -> list[str]:
+    """Names of the packaged configs, or of those in one folder of them."""
+    paths = [path.relative_to(CONFIGS).with_suffix("") for path in sorted((CONFIGS / folder).rglob("*.py"))]
+    return [str(path) for path in paths if not any(part.startswith("_") for part in path.parts)]
 
 
 def find_config(config: str | Path) -> Path:
@@ -56,8 +74,7 @@ def find_config(config: str | Path) -> Path:
     for path in (Path(config), CONFIGS / f"{config}.py", CONFIGS / config):
         if path.is_file():
             return path.resolve()
-    names = [str(path.relative_to(CONFIGS).with_suffix("")) for path in sorted(CONFIGS.rglob("*.py"))]
-    names = [name for name in names if not name.rpartition("/")[2].startswith("_") and "_base_" not in name]
+    names = config_names()
     close = difflib.get_close_matches(str(config), names, n=3, cutoff=0.3) or names[:5]
     raise FileNotFoundError(f"{config}: no such config file, nor a packaged one; the closest are {', '.join(close)}")
 
@@ -211,14 +228,20 @@ class TaskRunner(Runner):
                 self._resume = False
             else:
                 self._resume_from(newest)
+            self._has_loaded = True
             return
         super().load_or_resume()
 
     def _resume_from(self, path: Path) -> None:
+        configured = self.seed
         try:
             self.resume(str(path))
+        except KeyError as error:
+            raise ValueError(f"{path}: lacks {error}, which resuming needs; {REMEDY}") from error
         except ValueError as error:
-            raise ValueError(f"{error}; remove that file to resume from the checkpoint before it") from error
+            raise ValueError(f"{error}; {REMEDY}") from error
+        if self.seed != configured:
+            raise ValueError(f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}")
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -254,10 +277,21 @@ def build_runner(cfg: Config, work_dir: str | Path | None = None, launcher: str 
     """
     cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
     cfg.launcher = launcher or ("pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none")
-    if cfg.get("default_hooks", {}).get("checkpoint"):
-        cfg.default_hooks.checkpoint.setdefault("backend_args", {"backend": "atomic"})
+    cfg.setdefault("randomness", {"seed": 0})  # mmengine would draw a seed, and sample by another one after a resume
+    saving = cfg.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
+    saving.setdefault("backend_args", {"backend": "atomic"})
+    if saving.get("max_keep_ckpts") == 1:
+        raise ConfigError(
+            f"{cfg.filename}: default_hooks.checkpoint.max_keep_ckpts is 1: the old checkpoint would be deleted before "
+            "the new one is written; keep 2"
+        )
     _forget_earlier_runs()
-    return TaskRunner.from_cfg(cfg)
+    try:
+        return TaskRunner.from_cfg(cfg)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{cfg.filename}: {_cause(error)}") from error
 
 
 def _forget_earlier_runs() -> None:
@@ -302,8 +336,21 @@ def train(
         raise ValueError(f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir")
     runner = build_runner(cfg, folder)
     _check_classes(runner)
-    runner.train()
+    with _one_cause():
+        runner.train()
     return folder
+
+
+@contextmanager
+def _one_cause() -> Iterator[None]:
+    """Errors of a data loader's worker carry its whole traceback as their text; only the last line of it is the cause."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip()
+        if text.startswith("Caught ") and " in DataLoader worker process " in text:
+            raise ValueError(text.splitlines()[-1].partition(": ")[2]) from error
+        raise
 
 
 def test(config: str | Path, checkpoint: str | Path, work_dir: str | Path | None = None, **kwargs: Any) -> dict[str, float]:
@@ -320,14 +367,15 @@ def test(config: str | Path, checkpoint: str | Path, work_dir: str | Path | None
     """
     cfg = load_config(config, **kwargs)
     checkpoint = Path(checkpoint)
-    read_checkpoint(checkpoint)  # before anything is built or written
+    content = read_checkpoint(checkpoint)  # before anything is built or written
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg.pop(key, None)
     cfg.load_from, cfg.resume = str(checkpoint), False
     runner = build_runner(cfg, work_dir or checkpoint.parent / "test")
     _check_classes(runner)
-    _check_fits(runner.model, read_checkpoint(checkpoint), checkpoint)
-    return runner.test()
+    _check_fits(runner.model, content, checkpoint)
+    with _one_cause():
+        return runner.test()
 
 
 def predict(

@@ -13,13 +13,14 @@ import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .checkpoints import write_atomically
 from .plots import draw_curves
 
-__all__ = ["GlobalLossHook", "ProgressHook", "ReportHook", "SeedHook", "seed_all"]
+__all__ = ["CatchUpHook", "GlobalLossHook", "ProgressHook", "ReportHook", "SeedHook", "seed_all"]
 
 
 def seed_all(*key: int) -> None:
@@ -101,6 +102,23 @@ class ProgressHook(Hook):
 
 
 @HOOKS.register_module()
+class CatchUpHook(Hook):
+    """Validates the epoch that a run resumes from: its checkpoint was written before its validation."""
+
+    priority = "LOWEST"
+
+    def before_train(self, runner: Any) -> None:
+        loop, done = runner.train_loop, runner.message_hub.runtime_info.get("validated_epoch", 0)
+        if runner.val_loop is None or not isinstance(loop, EpochBasedTrainLoop) or done >= runner.epoch:
+            return
+        if runner.epoch >= loop.val_begin and (runner.epoch % loop.val_interval == 0 or runner.epoch == loop.max_epochs):
+            runner.val_loop.run()
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        runner.message_hub.update_info("validated_epoch", runner.epoch)
+
+
+@HOOKS.register_module()
 class ReportHook(Hook):
     """At the end of a run: ``result.json``, ``curves.png``, and what the metrics have to show (``Metric.save``)."""
 
@@ -111,18 +129,19 @@ class ReportHook(Hook):
             return
         folder = Path(runner.work_dir)
         history = {key: [float(v) for v in buffer.data[0]] for key, buffer in runner.message_hub.log_scalars.items()}
-        steps = history.get("train/time", [])
-        warm = sorted(steps[1:] or steps)
+        steps, loading = history.get("train/time", []), history.get("train/data_time", [])
         batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
+        val_keys = [key for key in history if key.startswith("val/") and not key.endswith("time")]
         result = {
             "config": str(runner.cfg.filename),
             "seed": runner.seed,
             "epochs": runner.max_epochs,
             "iterations": runner.iter,
-            "metrics": {key.removeprefix("val/"): values[-1] for key, values in history.items() if key.startswith("val/acc")},
+            "metrics": {key.removeprefix("val/"): history[key][-1] for key in val_keys},
             "parameters": sum(p.numel() for p in runner.model.parameters()),
             "train_seconds": sum(steps),
-            "train_images_per_s": batch / warm[len(warm) // 2] if warm else None,
+            "train_images_per_s": batch / float(np.median(steps)) if steps else None,
+            "step_ms_per_image": 1e3 * float(np.median(np.subtract(steps, loading))) / batch if steps else None,
             "world_size": get_world_size(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),

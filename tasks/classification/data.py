@@ -1,6 +1,6 @@
 """Labelled images from folders, tar files and IDX files, augmented by timm.
 
-A sample's augmentation is drawn from generators that are seeded with (seed, epoch, index of the image): the same
+A sample's augmentation is drawn from generators seeded with (seed, epoch, copy, index of the image): the same
 whichever process or worker loads it, so neither their number nor an interruption changes what a run is trained on.
 """
 
@@ -39,10 +39,28 @@ FASHION_CLASSES = (
 
 @DATA_SAMPLERS.register_module()
 class SeededSampler(DefaultSampler):
-    """mmengine's sampler, which gives every sample its seed along: ``(seed, epoch, index)``."""
+    """mmengine's sampler, which gives every sample its seed along: ``(seed, epoch, copy, index)``.
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        return ((self.seed, self.epoch, index) for index in super(SeededSampler, self).__iter__())
+    Args:
+        *args: of `mmengine.dataset.DefaultSampler`.
+        repeats: differently augmented copies of an image that follow each other (on several processes: that are in the
+            same global batch), as DeiT trains (arXiv 2012.12877; repeated augmentation, arXiv 1901.09335). An epoch
+            keeps its length, so it sees a part of the images.
+        **kwargs: of `mmengine.dataset.DefaultSampler`.
+    """
+
+    def __init__(self, *args: Any, repeats: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.repeats = repeats
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        images = len(self.dataset)
+        order = range(images)
+        if self.shuffle:
+            order = torch.randperm(images, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        for place in range(self.rank, self.total_size, self.world_size):
+            image, copy = divmod(place, self.repeats)
+            yield self.seed, self.epoch, copy, order[image % images]
 
 
 class LabelledImages(Dataset):
@@ -83,7 +101,7 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: int | tuple[int, int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, ...]) -> tuple[torch.Tensor, int]:
         index = key[-1] if isinstance(key, tuple) else key
         image, label = self._readable(index)
         if not isinstance(key, tuple):
