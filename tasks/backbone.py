@@ -72,7 +72,9 @@ class TimmBackbone(BaseModule):
         self.out_channels = [infos[i]["num_chs"] for i in self.out_indices]
         if "prune_intermediate_layers" in dir(self.net):
             self.net.prune_intermediate_layers(self.out_indices, prune_norm=True, prune_head=True)
-        self.norms = nn.ModuleList(nn.LayerNorm(c, eps=1e-6) if norm_outputs else nn.Identity() for c in self.out_channels)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(c, eps=1e-6) if norm_outputs else nn.Identity() for c in self.out_channels
+        )
 
     def init_weights(self) -> None:
         """Nothing: timm has initialised or loaded the network, and mmengine would call its initialiser again."""

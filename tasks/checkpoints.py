@@ -72,7 +72,8 @@ class PlainStateHook(Hook):
         hub = checkpoint.get("message_hub")
         if hub:
             hub["log_scalars"] = {
-                key: HistoryBuffer(values.numpy(), counts.numpy()) for key, (values, counts) in hub["log_scalars"].items()
+                key: HistoryBuffer(values.numpy(), counts.numpy())
+                for key, (values, counts) in hub["log_scalars"].items()
             }
 
 
@@ -101,7 +102,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return content
 
 
-def _load(filename: str, map_location: Any = "cpu", **unused: Any) -> Mapping[str, Any]:
+def load_from_file(filename: str, map_location: Any = "cpu", **unused: Any) -> Mapping[str, Any]:
     """A fresh state dict for mmengine: it changes what it gets."""
     content = read_checkpoint(filename, map_location)
     if "state_dict" in content:
@@ -111,7 +112,7 @@ def _load(filename: str, map_location: Any = "cpu", **unused: Any) -> Mapping[st
 
 def use_safe_loader() -> None:
     """Makes every local file that mmengine loads in this process go through `read_checkpoint`."""
-    CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_file, force=True)
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path | None:

@@ -46,9 +46,7 @@ def train(
 @click.option("--work-dir", type=click.Path(path_type=Path), help="For logs and pictures; default: test/ beside it.")
 @DATA
 @OPTIONS
-def test(
-    config: str, checkpoint: Path, work_dir: Path | None, data: Path | None, options: tuple[str, ...]
-) -> None:
+def test(config: str, checkpoint: Path, work_dir: Path | None, data: Path | None, options: tuple[str, ...]) -> None:
     """Measures CHECKPOINT on the test set of CONFIG."""
     from . import engine
 
@@ -63,9 +61,7 @@ def test(
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="For pictures and JSON.")
 @OPTIONS
-def predict(
-    config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, options: tuple[str, ...]
-) -> None:
+def predict(config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, options: tuple[str, ...]) -> None:
     """Writes an annotated copy of every IMAGE and predictions.json into DIR."""
     from . import engine
 

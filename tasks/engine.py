@@ -97,9 +97,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def load_config(
-    config: str | Path, options: Mapping[str, Any] | None = None, data: str | Path | None = None
-) -> Config:
+def load_config(config: str | Path, options: Mapping[str, Any] | None = None, data: str | Path | None = None) -> Config:
     """Reads a config and overrides values in it.
 
     Args:
@@ -165,6 +163,7 @@ class TaskRunner(Runner):
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(max(handler.level, logging.WARNING))
+                handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # mmengine's, about itself
         return logger
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
@@ -181,7 +180,7 @@ class TaskRunner(Runner):
     def build_dataloader(self, dataloader: DataLoader | dict[str, Any], *args: Any, **kwargs: Any) -> DataLoader:
         keys = [key for key in ("train", "val", "test") if getattr(self, f"_{key}_dataloader") is dataloader]
         with self._naming(f"{keys[0]}_dataloader" if keys else "dataloader"):
-            built = super().build_dataloader(dataloader, *args, **kwargs)
+            built = super().build_dataloader(_with_workers(dataloader), *args, **kwargs)
             if len(built) == 0:
                 size, batch = len(built.dataset), getattr(built.batch_sampler, "batch_size", None)
                 raise ValueError(f"no batch in an epoch: {size} images at batch_size {batch}; lower batch_size")
@@ -241,7 +240,9 @@ class TaskRunner(Runner):
         except ValueError as error:
             raise ValueError(f"{error}; {REMEDY}") from error
         if self.seed != configured:
-            raise ValueError(f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}")
+            raise ValueError(
+                f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}"
+            )
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -252,6 +253,16 @@ class TaskRunner(Runner):
             raise
         except (KeyError, TypeError, ValueError, AssertionError, AttributeError, FileNotFoundError) as error:
             raise ConfigError(f"{self.cfg.filename or 'config'}: {key}: {_cause(error)}") from error
+
+
+def _with_workers(dataloader: DataLoader | dict[str, Any]) -> DataLoader | dict[str, Any]:
+    """No more loading processes than the machine has cores for; how many there are changes no result."""
+    if isinstance(dataloader, DataLoader):
+        return dataloader
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = min(dataloader.get("num_workers", 0), cores if cores > 1 else 0)
+    kept = {key: value for key, value in dataloader.items() if workers or key != "persistent_workers"}
+    return {**kept, "num_workers": workers}
 
 
 def _cause(error: BaseException) -> str:
@@ -333,7 +344,9 @@ def train(
     folder = Path(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
     previous = newest_checkpoint(folder)
     if previous and not resume:
-        raise ValueError(f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir")
+        raise ValueError(
+            f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir"
+        )
     runner = build_runner(cfg, folder)
     _check_classes(runner)
     with _one_cause():
@@ -353,7 +366,9 @@ def _one_cause() -> Iterator[None]:
         raise
 
 
-def test(config: str | Path, checkpoint: str | Path, work_dir: str | Path | None = None, **kwargs: Any) -> dict[str, float]:
+def test(
+    config: str | Path, checkpoint: str | Path, work_dir: str | Path | None = None, **kwargs: Any
+) -> dict[str, float]:
     """Measures a checkpoint on the config's test set.
 
     Args:
@@ -416,7 +431,9 @@ def _check_fits(model: nn.Module, content: Mapping[str, Any], path: Path) -> Non
     for what, keys in (("lacks", missing), ("has unknown", unknown), ("has another shape of", shapes)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"{path}: not of this config's model: it {what} {keys[0]}{more}; give the config it was trained with")
+            raise ValueError(
+                f"{path}: not of this config's model: it {what} {keys[0]}{more}; give the config it was trained with"
+            )
 
 
 def _check_classes(runner: TaskRunner) -> None:

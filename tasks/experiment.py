@@ -226,7 +226,9 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 
 def _print(entries: Sequence[Entry], name: str) -> None:
-    table = Table(*COLUMNS, title=f"{name}: accuracy on the test set; µs/image of a training step ({entries[0].device})")
+    table = Table(
+        *COLUMNS, title=f"{name}: accuracy on the test set; µs/image of a training step ({entries[0].device})"
+    )
     for entry in entries:
         table.add_row(*_cells(entry))
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -77,7 +77,9 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self.bar:
-            text = f"loss {_last(runner, 'train/loss'):.4f}" if "train/loss" in runner.message_hub.log_scalars else "train"
+            text = (
+                f"loss {_last(runner, 'train/loss'):.4f}" if "train/loss" in runner.message_hub.log_scalars else "train"
+            )
             self.bar.update(self.task, completed=runner.iter + 1, description=text)
 
     def after_train_epoch(self, runner: Any) -> None:
@@ -111,7 +113,9 @@ class CatchUpHook(Hook):
         loop, done = runner.train_loop, runner.message_hub.runtime_info.get("validated_epoch", 0)
         if runner.val_loop is None or not isinstance(loop, EpochBasedTrainLoop) or done >= runner.epoch:
             return
-        if runner.epoch >= loop.val_begin and (runner.epoch % loop.val_interval == 0 or runner.epoch == loop.max_epochs):
+        if runner.epoch >= loop.val_begin and (
+            runner.epoch % loop.val_interval == 0 or runner.epoch == loop.max_epochs
+        ):
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:

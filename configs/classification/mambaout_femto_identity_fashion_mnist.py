@@ -1,6 +1,6 @@
 """MambaOut-Femto with no token mixer on Fashion-MNIST, with fewer blocks: its last stage sees one token.
 
-    mixerzoo train classification/mambaout_femto_identity_fashion_mnist
+mixerzoo train classification/mambaout_femto_identity_fashion_mnist
 """
 
 _base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]

@@ -1,6 +1,6 @@
 """MambaOut-Femto with convolution and one selective scan on Fashion-MNIST, with fewer blocks: its last stage sees one token.
 
-    mixerzoo train classification/mambaout_femto_s6_fashion_mnist
+mixerzoo train classification/mambaout_femto_s6_fashion_mnist
 """
 
 _base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]

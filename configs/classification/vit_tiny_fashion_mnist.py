@@ -1,6 +1,6 @@
 """ViT-Tiny with fully visible attention on Fashion-MNIST: patches of 4×4 pixels (49 tokens), six blocks.
 
-    mixerzoo train classification/vit_tiny_fashion_mnist
+mixerzoo train classification/vit_tiny_fashion_mnist
 """
 
 _base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]

@@ -164,13 +164,19 @@ class ImageFolder(LabelledImages):
             self.samples, names = _kaggle_samples(self.folder, solution)
         elif self.folder.is_file():
             reader = create_reader("", str(self.folder))
-            self.reader, self.samples, names = reader, None, sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.get)
+            self.reader, self.samples, names = (
+                reader,
+                None,
+                sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.get),
+            )
         else:
             self.samples, names = _folder_samples(self.folder)
         self.classes = tuple(names)
         super().__init__(**kwargs)
         if not len(self):
-            raise ValueError(f"root: {self.folder}: no images; expected {', '.join(sorted(get_img_extensions())[:4])} …")
+            raise ValueError(
+                f"root: {self.folder}: no images; expected {', '.join(sorted(get_img_extensions())[:4])} …"
+            )
 
     def total(self) -> int:
         return len(self.reader if self.samples is None else self.samples)
@@ -302,5 +308,7 @@ def read_idx(path: str | Path, ndim: int) -> np.ndarray:
         raise ValueError(f"{path}: not an IDX file of bytes in {ndim} dimensions; get it again")
     shape: Sequence[int] = struct.unpack(f">{ndim}I", content[4:header])
     if len(content) != header + int(np.prod(shape)):
-        raise ValueError(f"{path}: {len(content)} bytes, but its header says {header + int(np.prod(shape))}; get it again")
+        raise ValueError(
+            f"{path}: {len(content)} bytes, but its header says {header + int(np.prod(shape))}; get it again"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

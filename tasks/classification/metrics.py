@@ -43,7 +43,11 @@ class Accuracy(BaseMetric):
         self.classes = [str(name) for name in names]
         self.counts = np.zeros((len(self.classes),) * 2, dtype=int)  # (true, predicted)
         np.add.at(self.counts, (true, predicted), 1)
-        figures = {"top1": np.mean(true == predicted), "top5": np.mean(rank < 5), "mean_class": np.mean(self._per_class())}
+        figures = {
+            "top1": np.mean(true == predicted),
+            "top5": np.mean(rank < 5),
+            "mean_class": np.mean(self._per_class()),
+        }
         return {key: round(100 * float(value), 4) for key, value in figures.items()}
 
     def _per_class(self) -> np.ndarray:
