@@ -58,7 +58,7 @@ register_backend("atomic", AtomicBackend, force=True)
 
 @HOOKS.register_module()
 class PlainStateHook(Hook):
-    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew on loading."""
+    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew."""
 
     priority = "VERY_LOW"
 

@@ -149,7 +149,7 @@ def _check_key(key: str, path: Path) -> None:
 
 
 class TaskRunner(Runner):
-    """mmengine's Runner with errors that name the key, atomic and safe checkpoints, and training on CPUs through Gloo."""
+    """mmengine's Runner with errors that name the key, atomic and safe checkpoints, and Gloo where there is no GPU."""
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         use_safe_loader()
@@ -356,7 +356,7 @@ def train(
 
 @contextmanager
 def _one_cause() -> Iterator[None]:
-    """Errors of a data loader's worker carry its whole traceback as their text; only the last line of it is the cause."""
+    """Errors of a data loader's worker carry its whole traceback as text; only the last line is the cause."""
     try:
         yield
     except Exception as error:

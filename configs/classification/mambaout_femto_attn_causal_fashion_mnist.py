@@ -1,4 +1,4 @@
-"""MambaOut-Femto with causal attention on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with causal attention on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_attn_causal_fashion_mnist
 """

@@ -1,4 +1,4 @@
-"""MambaOut-Femto with attention over all tokens on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with attention over all tokens on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_attn_fashion_mnist
 """

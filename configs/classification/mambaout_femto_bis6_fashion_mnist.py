@@ -1,4 +1,4 @@
-"""MambaOut-Femto with convolution and two selective scans on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with two selective scans on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_bis6_fashion_mnist
 """

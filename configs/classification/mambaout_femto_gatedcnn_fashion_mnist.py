@@ -1,4 +1,4 @@
-"""MambaOut-Femto with depthwise 7×7 convolution on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with depthwise 7×7 convolution on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 Expected: at least 90 % top-1 on the 10,000 test images, in less than 10 minutes on two CPU cores.
 

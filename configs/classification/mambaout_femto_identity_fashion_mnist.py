@@ -1,4 +1,4 @@
-"""MambaOut-Femto with no token mixer on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with no token mixer on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_identity_fashion_mnist
 """

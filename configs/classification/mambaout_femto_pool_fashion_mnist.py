@@ -1,4 +1,4 @@
-"""MambaOut-Femto with 3×3 average on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with 3×3 average on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_pool_fashion_mnist
 """

@@ -1,4 +1,4 @@
-"""MambaOut-Femto with convolution and one selective scan on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with one selective scan on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_s6_fashion_mnist
 """

@@ -1,4 +1,4 @@
-"""MambaOut-Femto with convolution and four selective scans on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with four selective scans on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_ss2d_fashion_mnist
 """

@@ -1,4 +1,4 @@
-"""MambaOut-Femto with convolution and state-space duality on Fashion-MNIST, with fewer blocks: its last stage sees one token.
+"""MambaOut-Femto with state-space duality on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
 mixerzoo train classification/mambaout_femto_ssd_fashion_mnist
 """

@@ -109,11 +109,12 @@ class LabelledImages(Dataset):
         if get_worker_info() is not None:
             seed_all(*key)
             return self.transform(image), label
-        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # those of the training process
+        # In the training process itself, whose own randomness must stay what it is.
+        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         seed_all(*key)
         out = self.transform(image), label
         random.setstate(state[0])
-        np.random.set_state(state[1])
+        np.random.set_state(state[1])  # noqa: NPY002
         torch.set_rng_state(state[2])
         return out
 
@@ -283,8 +284,8 @@ def _idx_file(root: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"root: {root}: no {name}.gz; on Debian and Ubuntu `apt-get install dataset-fashion-mnist` puts the data set into "
-        f"{FASHION_MNIST}; elsewhere download its four IDX files and give their folder as root"
+        f"root: {root}: no {name}.gz; on Debian and Ubuntu `apt-get install dataset-fashion-mnist` puts the data set "
+        f"into {FASHION_MNIST}; elsewhere download its four IDX files and give their folder as root"
     )
 
 

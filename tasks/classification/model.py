@@ -22,9 +22,9 @@ class Classifier(BaseModel):
     """Any timm model under a classification loss.
 
     Args:
-        net: arguments of ``timm.create_model``: ``name``, and what the model takes (``in_chans``, ``drop_path_rate`` …).
+        net: arguments of ``timm.create_model``: ``name``, and what the model takes (``drop_path_rate`` …).
         num_classes: classes C.
-        loss: ``cross_entropy``, or ``bce``: one binary cross-entropy per class ("ResNet strikes back", arXiv 2110.00476).
+        loss: ``cross_entropy``, or ``bce``: a binary cross-entropy per class ("ResNet strikes back", arXiv 2110.00476).
         label_smoothing: share of the target that is spread over all classes.
         mixup: arguments of `timm.data.Mixup` (``mixup_alpha``, ``cutmix_alpha``, ``switch_prob`` …); None: neither.
 

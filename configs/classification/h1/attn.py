@@ -1,4 +1,4 @@
-"""Hypothesis 1 of MambaOut (arXiv 2405.07992, section 3.4), small: the token mixer is attention over all tokens.
+"""Hypothesis 1 of MambaOut (arXiv 2405.07992), small: the token mixer is attention over all tokens.
 
 mixerzoo experiment classification/h1 --runs runs/h1
 """

@@ -1,4 +1,4 @@
-"""Hypothesis 1 of MambaOut (arXiv 2405.07992, section 3.4), small: the token mixer is selective scans in both directions.
+"""Hypothesis 1 of MambaOut (arXiv 2405.07992), small: the token mixer is selective scans in both directions.
 
 mixerzoo experiment classification/h1 --runs runs/h1
 """

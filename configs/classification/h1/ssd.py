@@ -1,4 +1,4 @@
-"""Hypothesis 1 of MambaOut (arXiv 2405.07992, section 3.4), small: the token mixer is state-space duality (Mamba-2).
+"""Hypothesis 1 of MambaOut (arXiv 2405.07992), small: the token mixer is state-space duality (Mamba-2).
 
 mixerzoo experiment classification/h1 --runs runs/h1
 """

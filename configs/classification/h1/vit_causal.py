@@ -1,4 +1,4 @@
-"""Hypothesis 1 of MambaOut (arXiv 2405.07992, figure 3), small: ViT with causal attention.
+"""Hypothesis 1 of MambaOut (arXiv 2405.07992, figure 3b), small: ViT with causal attention.
 
 mixerzoo experiment classification/h1 --runs runs/h1
 """
