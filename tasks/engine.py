@@ -348,7 +348,7 @@ def train(
             f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir"
         )
     runner = build_runner(cfg, folder)
-    _check_classes(runner)
+    _check_classes(runner, "train", "val")
     with _one_cause():
         runner.train()
     return folder
@@ -387,7 +387,7 @@ def test(
         cfg.pop(key, None)
     cfg.load_from, cfg.resume = str(checkpoint), False
     runner = build_runner(cfg, work_dir or checkpoint.parent / "test")
-    _check_classes(runner)
+    _check_classes(runner, "test")
     _check_fits(runner.model, content, checkpoint)
     with _one_cause():
         return runner.test()
@@ -436,13 +436,13 @@ def _check_fits(model: nn.Module, content: Mapping[str, Any], path: Path) -> Non
             )
 
 
-def _check_classes(runner: TaskRunner) -> None:
-    """The model's number of classes against every dataset's."""
+def _check_classes(runner: TaskRunner, *keys: str) -> None:
+    """The model's number of classes against that of data sets."""
     model = getattr(runner.model, "module", runner.model)
     classes = getattr(model, "num_classes", None)
     if classes is None:
         return
-    for key in ("train", "val", "test"):
+    for key in keys:
         if getattr(runner, f"_{key}_loop") is None:
             continue
         dataset = getattr(runner, f"{key}_dataloader").dataset
