@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
@@ -64,9 +65,11 @@ class PlainStateHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         scalars = checkpoint["message_hub"]["log_scalars"]
-        checkpoint["message_hub"]["log_scalars"] = {
-            key: tuple(torch.from_numpy(part) for part in history.data) for key, history in scalars.items()
-        }
+        histories = {key: tuple(torch.from_numpy(part) for part in history.data) for key, history in scalars.items()}
+        checkpoint["message_hub"] = {**checkpoint["message_hub"], "log_scalars": histories}
+        for key in ("meta", "message_hub", "param_schedulers"):
+            if key in checkpoint:
+                checkpoint[key] = _plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         hub = checkpoint.get("message_hub")
@@ -75,6 +78,17 @@ class PlainStateHook(Hook):
                 key: HistoryBuffer(values.numpy(), counts.numpy())
                 for key, (values, counts) in hub["log_scalars"].items()
             }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with Python's numbers for NumPy's, such as mmengine's remaining seconds; the safe loader refuses those."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -46,13 +46,14 @@ class InterleavedLoop(EpochBasedTrainLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         if not self.seconds["engine"]:
             self._copy()
+        rates = [group["lr"] for group in self.runner.optim_wrapper.optimizer.param_groups]
         images, labels = (part.to(next(self.net.parameters()).device) for part in data_batch)
         steps = {"engine": lambda: super(InterleavedLoop, self).run_iter(idx, data_batch)}
-        steps["plain"] = lambda: self._plain(idx, images, labels)
+        steps["plain"] = lambda: self._plain(idx, images, labels, rates)
         for name in sorted(steps, reverse=bool(idx % 2)):
             self.seconds[name].append(_seconds(steps[name]))
         self.losses["engine"].append(float(self.runner.message_hub.get_scalar("train/loss").current()))
-        self.losses["plain"].append(float(self.loss))
+        self.losses["plain"].append(self.loss.item())
 
     def _copy(self) -> None:
         self.net = copy.deepcopy(self.runner.model)
@@ -60,11 +61,9 @@ class InterleavedLoop(EpochBasedTrainLoop):
         self.clip = cfg.get("clip_grad", {}).get("max_norm")
         self.optimizer = TimmOptimWrapperConstructor({"optimizer": cfg.optimizer})(self.net).optimizer
 
-    def _plain(self, index: int, images: torch.Tensor, labels: torch.Tensor) -> None:
-        for mine, theirs in zip(
-            self.optimizer.param_groups, self.runner.optim_wrapper.optimizer.param_groups, strict=True
-        ):
-            mine["lr"] = theirs["lr"]  # what a schedule would do
+    def _plain(self, index: int, images: torch.Tensor, labels: torch.Tensor, rates: list[float]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # what a schedule would do
         self.loss = self.net(images, labels, mode="loss")["loss"]
         self.loss.backward()
         if self.clip:

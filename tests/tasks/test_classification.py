@@ -252,7 +252,9 @@ def test_parameter_groups_are_timms():
     decayed = {id(p): group for group in param_groups(model, 0.5, 0.1, 0.75) for p in group["params"]}
     rate = {name: decayed[id(parameter)]["lr"] for name, parameter in model.net.named_parameters()}
     assert rate["head.weight"] == 0.5
-    assert rate["blocks.1.mlp.fc1.weight"] == rate["norm.weight"] == pytest.approx(0.375)  # timm: the norm is the last layer
+    assert (
+        rate["blocks.1.mlp.fc1.weight"] == rate["norm.weight"] == pytest.approx(0.375)
+    )  # timm: the norm is the last layer
     assert rate["blocks.0.mlp.fc1.weight"] == pytest.approx(0.75 * rate["blocks.1.mlp.fc1.weight"])
     assert rate["patch_embed.proj.weight"] == pytest.approx(0.75 * rate["blocks.0.mlp.fc1.weight"])
 
