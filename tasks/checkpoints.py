@@ -81,7 +81,7 @@ class PlainStateHook(Hook):
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with Python's numbers for NumPy's, such as mmengine's remaining seconds; the safe loader refuses those."""
+    """``value`` with Python's numbers for NumPy's, which the safe loader refuses (mmengine keeps some)."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):

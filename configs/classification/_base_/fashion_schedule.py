@@ -1,6 +1,6 @@
 """Short AdamW training for Fashion-MNIST: cosine to 1 % of the rate, after 100 iterations of warm-up."""
 
-train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": 6}
+train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": 4}
 val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}
 optim_wrapper = {
     "type": "OptimWrapper",
