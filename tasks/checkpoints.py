@@ -1,0 +1,139 @@
+"""Checkpoints that survive a kill and that cannot run code: atomic writing, safe reading, plain content.
+
+mmengine writes straight into the final file, and where PyTorch's safe loader refuses a file it falls back to the one
+that executes what is pickled. Here a checkpoint holds tensors, numbers and strings only, so the safe loader reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import HOOKS
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..backbones import _checkpoint
+
+__all__ = ["newest_checkpoint", "read_checkpoint", "use_safe_loader", "write_atomically"]
+
+
+def write_atomically(content: bytes, path: str | Path) -> None:
+    """Writes ``content`` to ``path`` whole or not at all, also if the process is killed or the disk is full.
+
+    Raises:
+        OSError: it could not be written; what was at ``path`` before is still there.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({error.strerror}); older checkpoints are intact") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's local file backend with atomic writes (``CheckpointHook(backend_args=dict(backend='atomic'))``)."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(obj, filepath)
+
+
+register_backend("atomic", AtomicBackend, force=True)
+
+
+@HOOKS.register_module()
+class PlainStateHook(Hook):
+    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew."""
+
+    priority = "VERY_LOW"
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        scalars = checkpoint["message_hub"]["log_scalars"]
+        histories = {key: tuple(torch.from_numpy(part) for part in history.data) for key, history in scalars.items()}
+        checkpoint["message_hub"] = {**checkpoint["message_hub"], "log_scalars": histories}
+        for key in ("meta", "message_hub", "param_schedulers"):
+            if key in checkpoint:
+                checkpoint[key] = _plain(checkpoint[key])
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        hub = checkpoint.get("message_hub")
+        if hub:
+            hub["log_scalars"] = {
+                key: HistoryBuffer(values.numpy(), counts.numpy())
+                for key, (values, counts) in hub["log_scalars"].items()
+            }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with Python's numbers for NumPy's, which the safe loader refuses (mmengine keeps some)."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint without executing anything in it.
+
+    What mixerzoo wrote comes whole; of other files (timm's, mmengine's own, official ones) only the tensors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint, truncated, or it pickles a call.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; expected a file that `mixerzoo train` wrote")
+    content: dict[str, Any] | None = None
+    if path.suffix != ".safetensors":
+        try:
+            content = torch.load(path, map_location=map_location, weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError):
+            content = None  # the reader below takes more layouts, and says what is wrong
+    if not isinstance(content, dict):
+        content = _checkpoint.read_checkpoint(path)
+    if isinstance(content.get("meta"), dict):
+        content["meta"].pop("config", None)  # old mmengine's: its resume executes this text as Python
+    return content
+
+
+def load_from_file(filename: str, map_location: Any = "cpu", **unused: Any) -> Mapping[str, Any]:
+    """A fresh state dict for mmengine: it changes what it gets."""
+    content = read_checkpoint(filename, map_location)
+    if "state_dict" in content:
+        return content
+    return {"state_dict": content.get("model", content)}
+
+
+def use_safe_loader() -> None:
+    """Makes every local file that mmengine loads in this process go through `read_checkpoint`."""
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_file, force=True)
+
+
+def newest_checkpoint(work_dir: str | Path) -> Path | None:
+    """``epoch_N.pth`` or ``iter_N.pth`` with the largest N, or None. Half-written files do not have such names."""
+    numbered = {
+        int(match[1]): path
+        for path in Path(work_dir).glob("*.pth")
+        if (match := re.fullmatch(r"(?:epoch|iter)_(\d+)\.pth", path.name))
+    }
+    return numbered[max(numbered)] if numbered else None

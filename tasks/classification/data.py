@@ -1,0 +1,315 @@
+"""Labelled images from folders, tar files and IDX files, augmented by timm.
+
+A sample's augmentation is drawn from generators seeded with (seed, epoch, copy, index of the image): the same
+whichever process or worker loads it, so neither their number nor an interruption changes what a run is trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import logging
+import random
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from PIL import Image
+from timm.data import create_transform
+from timm.data.readers import create_reader
+from timm.data.readers.img_extensions import get_img_extensions
+from torch.utils.data import Dataset, get_worker_info
+
+from ..hooks import seed_all
+
+__all__ = ["FashionMNIST", "ImageFolder", "SeededSampler", "read_idx"]
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # where Debian's package puts it
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+@DATA_SAMPLERS.register_module()
+class SeededSampler(DefaultSampler):
+    """mmengine's sampler, which gives every sample its seed along: ``(seed, epoch, copy, index)``.
+
+    Args:
+        *args: of `mmengine.dataset.DefaultSampler`.
+        repeats: differently augmented copies of an image that follow each other (on several processes: that are in the
+            same global batch), as DeiT trains (arXiv 2012.12877; repeated augmentation, arXiv 1901.09335). An epoch
+            keeps its length, so it sees a part of the images.
+        **kwargs: of `mmengine.dataset.DefaultSampler`.
+    """
+
+    def __init__(self, *args: Any, repeats: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.repeats = repeats
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        images = len(self.dataset)
+        order = range(images)
+        if self.shuffle:
+            order = torch.randperm(images, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        for place in range(self.rank, self.total_size, self.world_size):
+            image, copy = divmod(place, self.repeats)
+            yield self.seed, self.epoch, copy, order[image % images]
+
+
+class LabelledImages(Dataset):
+    """Pairs of an image (channels, H, W) and its class; what all data sets below share.
+
+    Args:
+        transform: arguments of `timm.data.create_transform`.
+        limit: use only so many images, evenly spaced; None: all.
+        max_corrupt: images that may be unreadable before that is an error; each is named, and replaced by the next.
+    """
+
+    mode = "RGB"  # PIL's name of what images are converted to
+    classes: tuple[str, ...]
+
+    def __init__(self, transform: dict[str, Any], limit: int | None = None, max_corrupt: int = 10) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit: expected at least 1 image, got {limit}")
+        self.transform = create_transform(**transform)
+        total = self.total()
+        chosen = min(limit or total, total)
+        self.indices = [i * total // chosen for i in range(chosen)] if chosen else []
+        self.max_corrupt = max_corrupt
+        self.corrupt: set[int] = set()
+        self.metainfo = {"classes": self.classes}
+
+    def total(self) -> int:
+        """Number of images before ``limit``."""
+        raise NotImplementedError
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """The image as it is, and its class."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What to call an image in a message."""
+        return f"image {index}"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | tuple[int, ...]) -> tuple[torch.Tensor, int]:
+        index = key[-1] if isinstance(key, tuple) else key
+        image, label = self._readable(index)
+        if not isinstance(key, tuple):
+            return self.transform(image), label
+        if get_worker_info() is not None:
+            seed_all(*key)
+            return self.transform(image), label
+        # In the training process itself, whose own randomness must stay what it is.
+        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        seed_all(*key)
+        out = self.transform(image), label
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.set_rng_state(state[2])
+        return out
+
+    def _readable(self, index: int) -> tuple[Image.Image, int]:
+        """The image, or the next one that can be read."""
+        for step in range(len(self)):
+            number = self.indices[(index + step) % len(self)]
+            try:
+                image, label = self.load(number)
+                return image.convert(self.mode), label
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises
+                self._note_corrupt(number, error)
+        raise ValueError(f"none of {len(self)} images can be read")
+
+    def _note_corrupt(self, number: int, error: Exception) -> None:
+        if number not in self.corrupt:
+            self.corrupt.add(number)
+            print_log(f"{self.name(number)} cannot be read ({error}); the next is used", "current", logging.WARNING)
+        if len(self.corrupt) > self.max_corrupt:
+            raise ValueError(
+                f"{len(self.corrupt)} images cannot be read, the last is {self.name(number)}; repair or remove them, "
+                "or raise max_corrupt"
+            )
+
+
+@DATASETS.register_module()
+class ImageFolder(LabelledImages):
+    """Images in one folder per class, ImageNet in its usual layouts, or a tar file (all through timm's readers).
+
+    Args:
+        root: a folder with a folder per class, or with ``train`` and ``val`` (``validation``, ``test``) that hold them;
+            ImageNet as Kaggle packs it (``ILSVRC/Data/CLS-LOC``, labels of ``val`` in ``LOC_val_solution.csv``); or a
+            ``.tar`` file with a folder per class.
+        split: ``train`` or ``val``, where ``root`` has both.
+        **kwargs: of `LabelledImages`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no images, a class without any, or a flat folder whose labels are nowhere.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", **kwargs: Any) -> None:
+        root = Path(root).expanduser()
+        if not root.exists():
+            raise FileNotFoundError(f"root: {root}: no such folder or tar file; put the images there or change it")
+        self.folder, solution = _split_folder(root, split)
+        if solution is not None:
+            self.samples, names = _kaggle_samples(self.folder, solution)
+        elif self.folder.is_file():
+            reader = create_reader("", str(self.folder))
+            self.reader, self.samples, names = (
+                reader,
+                None,
+                sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.get),
+            )
+        else:
+            self.samples, names = _folder_samples(self.folder)
+        self.classes = tuple(names)
+        super().__init__(**kwargs)
+        if not len(self):
+            raise ValueError(
+                f"root: {self.folder}: no images; expected {', '.join(sorted(get_img_extensions())[:4])} …"
+            )
+
+    def total(self) -> int:
+        return len(self.reader if self.samples is None else self.samples)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        if self.samples is None:
+            file, label = self.reader[index]
+            return Image.open(file), label
+        path, label = self.samples[index]
+        with Image.open(path) as image:
+            image.load()
+            return image, label
+
+    def name(self, index: int) -> str:
+        return self.reader.filename(index) if self.samples is None else str(self.samples[index][0])
+
+
+def _split_folder(root: Path, split: str) -> tuple[Path, Path | None]:
+    """The folder (or tar file) of a split, and the file with its labels if they are not the folders' names."""
+    if root.is_file():
+        return root, None
+    kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
+    if kaggle.is_dir():
+        solution = root / "LOC_val_solution.csv"
+        return kaggle / split, solution if split == "val" and solution.is_file() else None
+    names = {"train": ("train",), "val": ("val", "validation", "valid", "test")}.get(split, (split,))
+    for name in names:
+        for candidate in (root / name, root / f"{name}.tar"):
+            if candidate.exists():
+                return candidate, None
+    if any((root / name).exists() for name in ("train", "val", "validation", "test")):
+        raise FileNotFoundError(f"root: {root}: no {' or '.join(names)} in it; put the {split} images there")
+    return root, None
+
+
+def _folder_samples(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+    """Paths and labels; classes are the names of the folders, sorted."""
+    extensions = get_img_extensions(as_set=True)
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        there = "images without class folders" if any(folder.iterdir()) else "nothing"
+        raise ValueError(f"root: {folder}: expected one folder per class, found {there}; sort the images into folders")
+    samples = [
+        (path, label)
+        for label, name in enumerate(names)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in extensions
+    ]
+    counts = Counter(label for _, label in samples)
+    empty = [name for label, name in enumerate(names) if not counts[label]]
+    if empty:
+        raise ValueError(f"root: {folder}: no images of class {', '.join(empty[:5])}; add some or remove the folder")
+    return samples, names
+
+
+def _kaggle_samples(folder: Path, solution: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+    """The flat validation folder of ImageNet with the labels of ``LOC_val_solution.csv``."""
+    with open(solution, newline="") as file:
+        rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
+    names = sorted({wnid for _, wnid in rows})
+    label = {name: index for index, name in enumerate(names)}
+    return [(folder / f"{image}.JPEG", label[wnid]) for image, wnid in rows], names
+
+
+@DATASETS.register_module()
+class FashionMNIST(LabelledImages):
+    """Fashion-MNIST (arXiv 1708.07747) from its IDX files: 60,000 and 10,000 grey images of 28×28 in 10 classes.
+
+    Args:
+        root: folder of the four files, gzipped or not; default: where Debian's ``dataset-fashion-mnist`` puts them.
+        split: ``train`` or ``test``.
+        **kwargs: of `LabelledImages`.
+
+    Raises:
+        FileNotFoundError: the files are not there; the message says how to get them.
+        ValueError: a file is not IDX, or images and labels do not belong together.
+    """
+
+    mode = "L"
+    classes = FASHION_CLASSES
+
+    def __init__(self, root: str | Path = FASHION_MNIST, split: str = "train", **kwargs: Any) -> None:
+        prefix = {"train": "train", "test": "t10k"}.get(split)
+        if prefix is None:
+            raise ValueError(f"split: expected train or test, got {split!r}")
+        root = Path(root).expanduser()
+        self.images = read_idx(_idx_file(root, f"{prefix}-images-idx3-ubyte"), 3)  # (N, 28, 28)
+        self.labels = read_idx(_idx_file(root, f"{prefix}-labels-idx1-ubyte"), 1)  # (N,)
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"root: {root}: {len(self.images)} images but {len(self.labels)} labels")
+        if not len(self.images):
+            raise ValueError(f"root: {root}: no images of split {split}; get the whole data set")
+        super().__init__(**kwargs)
+
+    def total(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.labels[index])
+
+
+def _idx_file(root: Path, name: str) -> Path:
+    for path in (root / f"{name}.gz", root / name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"root: {root}: no {name}.gz; on Debian and Ubuntu `apt-get install dataset-fashion-mnist` puts the data set "
+        f"into {FASHION_MNIST}; elsewhere download its four IDX files and give their folder as root"
+    )
+
+
+def read_idx(path: str | Path, ndim: int) -> np.ndarray:
+    """Reads unsigned bytes in IDX format, gzipped or not.
+
+    Args:
+        path: the file.
+        ndim: expected number of dimensions.
+
+    Raises:
+        ValueError: not such a file, or truncated.
+    """
+    path = Path(path)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, struct.error) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error}); get it again") from error
+    header = 4 + 4 * ndim
+    if len(content) < header or content[:4] != bytes((0, 0, 8, ndim)):
+        raise ValueError(f"{path}: not an IDX file of bytes in {ndim} dimensions; get it again")
+    shape: Sequence[int] = struct.unpack(f">{ndim}I", content[4:header])
+    if len(content) != header + int(np.prod(shape)):
+        raise ValueError(
+            f"{path}: {len(content)} bytes, but its header says {header + int(np.prod(shape))}; get it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,0 +1,94 @@
+"""``mixerzoo train | test | predict | experiment``, added to the command group that measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..benchmarks.cli import main
+
+OPTIONS = click.option(
+    "--cfg-options",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of the config, e.g. train_cfg.max_epochs=3; may be repeated.",
+)
+
+DATA = click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Root of the data sets.")
+
+
+@main.command(short_help="Train a model as a config says.")
+@click.argument("config")
+@click.option("--work-dir", type=click.Path(path_type=Path), help="For all output; default: runs/NAME OF THE CONFIG.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the work dir.")
+@click.option("--amp", type=click.Choice(["bfloat16", "float16"]), help="Mixed precision.")
+@DATA
+@OPTIONS
+def train(
+    config: str, work_dir: Path | None, resume: bool, amp: str | None, data: Path | None, options: tuple[str, ...]
+) -> None:
+    """Trains what CONFIG describes: a file, or the name of a packaged config such as
+    classification/mambaout_femto_gatedcnn_fashion_mnist.
+
+    On several GPUs: torchrun --standalone --nproc_per_node=N -m mixerzoo.tasks.cli train CONFIG.
+    """
+    from . import engine
+
+    folder = engine.train(config, work_dir, resume, amp, options=engine.parse_options(options), data=data)
+    engine.say(f"{folder}: result.json, curves.png, checkpoints epoch_N.pth, logs and TensorBoard files in DATE/")
+
+
+@main.command(short_help="Measure a checkpoint on the test set.")
+@click.argument("config")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--work-dir", type=click.Path(path_type=Path), help="For logs and pictures; default: test/ beside it.")
+@DATA
+@OPTIONS
+def test(config: str, checkpoint: Path, work_dir: Path | None, data: Path | None, options: tuple[str, ...]) -> None:
+    """Measures CHECKPOINT on the test set of CONFIG."""
+    from . import engine
+
+    metrics = engine.test(config, checkpoint, work_dir, options=engine.parse_options(options), data=data)
+    for key, value in metrics.items():
+        engine.say(f"{key} {value:.2f}")
+
+
+@main.command(short_help="Label pictures with a trained model.")
+@click.argument("config")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="For pictures and JSON.")
+@OPTIONS
+def predict(config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, options: tuple[str, ...]) -> None:
+    """Writes an annotated copy of every IMAGE and predictions.json into DIR."""
+    from . import engine
+
+    for record in engine.predict(config, checkpoint, images, out, options=engine.parse_options(options)):
+        click.echo(f"{record['image']}: {record['summary']}")
+    click.echo(f"{out}: predictions.json and the annotated pictures")
+
+
+@main.command(short_help="Train a folder of configs over several seeds, and compare them.")
+@click.argument("name")
+@click.option("--runs", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for all runs.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per config.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
+@click.option("--report-only", is_flag=True, help="Train nothing: table and plot of what is there.")
+@DATA
+@OPTIONS
+def experiment(
+    name: str, runs: Path, seeds: int, jobs: int, report_only: bool, data: Path | None, options: tuple[str, ...]
+) -> None:
+    """Runs every config of the folder NAME (a path, or packaged: classification/h1) that is not done yet, and writes
+    table and plot into DIR. A broken-off experiment goes on where it was."""
+    from . import experiment as study
+
+    if not report_only:
+        study.run(name, runs, seeds, jobs, data, options)
+    study.report(name, runs)
+
+
+if __name__ == "__main__":
+    main()

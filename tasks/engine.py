@@ -1,0 +1,460 @@
+"""The one way to build and launch an mmengine Runner: read a config, train, test, predict.
+
+Every task goes through here, so the traps of mmengine are met once: Gloo instead of NCCL on CPUs, checkpoints that
+execute nothing and survive a kill, randomness that a resumed run repeats, timm models that must not be initialised
+twice, and errors that name the config file and the key.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import logging
+import os
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .. import configs as packaged
+from . import hooks  # noqa: F401  (registers them)
+from . import optim as _optim  # noqa: F401
+from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
+
+__all__ = [
+    "ConfigError",
+    "TaskRunner",
+    "build_runner",
+    "config_names",
+    "find_config",
+    "load_config",
+    "parse_options",
+    "predict",
+    "say",
+    "test",
+    "train",
+]
+
+CONFIGS = Path(packaged.__file__).parent
+# Hooks without which a run would not be what the engine promises, whatever a config says.
+ESSENTIAL = ("SeedHook", "GlobalLossHook", "PlainStateHook", "ProgressHook", "CatchUpHook", "ReportHook")
+REMEDY = "remove that file to resume from the checkpoint before it"
+RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
+OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the file, the key and the remedy."""
+
+
+def config_names(folder: str = "") -> list[str]:
+    """Names of the packaged configs, or of those in one folder of them."""
+    paths = [path.relative_to(CONFIGS).with_suffix("") for path in sorted((CONFIGS / folder).rglob("*.py"))]
+    return [str(path) for path in paths if not any(part.startswith("_") for part in path.parts)]
+
+
+def find_config(config: str | Path) -> Path:
+    """The file of a config given by path, or by the name of a packaged one such as ``classification/NAME``.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the closest names.
+    """
+    for path in (Path(config), CONFIGS / f"{config}.py", CONFIGS / config):
+        if path.is_file():
+            return path.resolve()
+    names = config_names()
+    close = difflib.get_close_matches(str(config), names, n=3, cutoff=0.3) or names[:5]
+    raise FileNotFoundError(f"{config}: no such config file, nor a packaged one; the closest are {', '.join(close)}")
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """``["a.b=1", "c=name"]`` as ``{"a.b": 1, "c": "name"}``: Python literals, anything else is text.
+
+    Raises:
+        ValueError: an option without ``=``.
+    """
+    options = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise ValueError(f"--cfg-options: expected KEY=VALUE, got {text!r}")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def load_config(config: str | Path, options: Mapping[str, Any] | None = None, data: str | Path | None = None) -> Config:
+    """Reads a config and overrides values in it.
+
+    Args:
+        config: path, or name of a packaged config.
+        data: folder of the data; ``root`` of every data set that has one.
+        options: dotted key → value, e.g. ``{"train_cfg.max_epochs": 3}``; the part before the last dot must exist.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ConfigError: it does not parse, or a key is not known.
+    """
+    path = find_config(config)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # whatever Python code raises
+        raise ConfigError(f"{path}: not a config that can be read: {type(error).__name__}: {error}") from error
+    for key, value in (options or {}).items():
+        _check_option(cfg, key, path)
+        cfg.merge_from_dict({key: value})
+    for key in cfg:
+        _check_key(key, path)
+    if data is not None:
+        for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            if key in cfg:
+                cfg[key].dataset.root = str(data)
+    return cfg
+
+
+def _check_option(cfg: Config, key: str, path: Path) -> None:
+    *parents, _ = key.split(".")
+    node: Any = dict(cfg.items())
+    for depth, part in enumerate(parents):
+        inside = isinstance(node, Mapping) and part in node
+        if not inside and not (isinstance(node, list) and part.isdigit() and int(part) < len(node)):
+            there = ", ".join(map(str, node)) if isinstance(node, Mapping) else "a value"
+            name = ".".join(parents[: depth + 1])
+            raise ConfigError(f"{path}: --cfg-options {key}: there is no {name}; at that place there is {there}")
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    if not parents and key not in cfg and key not in RUNNER_KEYS | OTHER_KEYS:
+        raise ConfigError(f"{path}: --cfg-options {key}: no such key; there are {', '.join(cfg)}")
+
+
+def _check_key(key: str, path: Path) -> None:
+    """Configs may define variables of their own; a name that is nearly one of the engine's is a slip."""
+    known = RUNNER_KEYS | OTHER_KEYS
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+    if key not in known and close:
+        raise ConfigError(f"{path}: unknown key {key!r}; rename it to {close[0]!r}")
+
+
+class TaskRunner(Runner):
+    """mmengine's Runner with errors that name the key, atomic and safe checkpoints, and Gloo where there is no GPU."""
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        use_safe_loader()
+        if self.distributed and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")  # mmengine's own way sets a CUDA device first
+        super().setup_env(env_cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
+        """The log file gets everything; the terminal belongs to the progress bar, and to warnings."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(max(handler.level, logging.WARNING))
+                handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # mmengine's, about itself
+        return logger
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        with self._naming("model"):
+            return super().build_model(model)
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        if self.distributed and not torch.cuda.is_available():
+            on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+            unused = self.cfg.get("find_unused_parameters", False)
+            model_wrapper_cfg = {**on_cpu, "find_unused_parameters": unused, **(model_wrapper_cfg or {})}
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_dataloader(self, dataloader: DataLoader | dict[str, Any], *args: Any, **kwargs: Any) -> DataLoader:
+        keys = [key for key in ("train", "val", "test") if getattr(self, f"_{key}_dataloader") is dataloader]
+        with self._naming(f"{keys[0]}_dataloader" if keys else "dataloader"):
+            built = super().build_dataloader(_with_workers(dataloader), *args, **kwargs)
+            if len(built) == 0:
+                size, batch = len(built.dataset), getattr(built.batch_sampler, "batch_size", None)
+                raise ValueError(f"no batch in an epoch: {size} images at batch_size {batch}; lower batch_size")
+            return built
+
+    def build_train_loop(self, loop: Any) -> Any:
+        with self._naming("train_cfg"):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        with self._naming("val_cfg"):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        with self._naming("test_cfg"):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        with self._naming("optim_wrapper"):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """A schedule without ``end`` ends with the training."""
+        for cfg in scheduler if isinstance(scheduler, list) else [scheduler]:
+            if isinstance(cfg, dict) and "end" not in cfg:
+                cfg["end"] = self.max_epochs if cfg.get("by_epoch", True) else self.max_iters
+        with self._naming("param_scheduler"):
+            return super().build_param_scheduler(scheduler)
+
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        with self._naming("default_hooks, custom_hooks"):
+            super().register_hooks(default_hooks, custom_hooks)
+            present = {type(hook).__name__ for hook in self._hooks}
+            for name in ESSENTIAL:
+                if name not in present:
+                    self.register_hook({"type": name})
+
+    def load_or_resume(self) -> None:
+        """Resuming takes the newest checkpoint by its name: mmengine's ``last_checkpoint`` may be torn by a kill."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            newest = newest_checkpoint(self.work_dir)
+            if newest is None:
+                self.logger.warning(f"{self.work_dir}: no checkpoint to resume from; starting at the beginning")
+                self._resume = False
+            else:
+                self._resume_from(newest)
+            self._has_loaded = True
+            return
+        super().load_or_resume()
+
+    def _resume_from(self, path: Path) -> None:
+        configured = self.seed
+        try:
+            self.resume(str(path))
+        except KeyError as error:
+            raise ValueError(f"{path}: lacks {error}, which resuming needs; {REMEDY}") from error
+        except ValueError as error:
+            raise ValueError(f"{error}; {REMEDY}") from error
+        if self.seed != configured:
+            raise ValueError(
+                f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}"
+            )
+
+    @contextmanager
+    def _naming(self, key: str) -> Iterator[None]:
+        """Turns what goes wrong while ``key`` is built into one line that names it and the file."""
+        try:
+            yield
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError, AssertionError, AttributeError, FileNotFoundError) as error:
+            raise ConfigError(f"{self.cfg.filename or 'config'}: {key}: {_cause(error)}") from error
+
+
+def _with_workers(dataloader: DataLoader | dict[str, Any]) -> DataLoader | dict[str, Any]:
+    """No more loading processes than the machine has cores for; how many there are changes no result."""
+    if isinstance(dataloader, DataLoader):
+        return dataloader
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = min(dataloader.get("num_workers", 0), cores if cores > 1 else 0)
+    kept = {key: value for key, value in dataloader.items() if workers or key != "persistent_workers"}
+    return {**kept, "num_workers": workers}
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message: mmengine's registry wraps errors in its own, class by class."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__
+    if not str(error):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+
+
+def build_runner(cfg: Config, work_dir: str | Path | None = None, launcher: str | None = None) -> TaskRunner:
+    """A runner for ``cfg``; under torchrun it joins the other processes.
+
+    Args:
+        cfg: of `load_config`.
+        work_dir: where everything goes; default: the config's ``work_dir``, else ``runs/NAME OF THE CONFIG``.
+        launcher: ``none`` or ``pytorch``; default: by torchrun's environment variables.
+
+    Raises:
+        ConfigError: something in the config cannot be built.
+    """
+    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
+    cfg.launcher = launcher or ("pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none")
+    cfg.setdefault("randomness", {"seed": 0})  # mmengine would draw a seed, and sample by another one after a resume
+    saving = cfg.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
+    saving.setdefault("backend_args", {"backend": "atomic"})
+    if saving.get("max_keep_ckpts") == 1:
+        raise ConfigError(
+            f"{cfg.filename}: default_hooks.checkpoint.max_keep_ckpts is 1: the old checkpoint would be deleted before "
+            "the new one is written; keep 2"
+        )
+    _forget_earlier_runs()
+    try:
+        return TaskRunner.from_cfg(cfg)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{cfg.filename}: {_cause(error)}") from error
+
+
+def _forget_earlier_runs() -> None:
+    """mmengine keeps loggers and histories by name and second: a second run in one process would continue the first."""
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.visualization import Visualizer
+
+    for manager in (MessageHub, MMLogger, Visualizer, DefaultScope):
+        manager._instance_dict.clear()
+
+
+def train(
+    config: str | Path,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
+    amp: str | None = None,
+    **kwargs: Any,
+) -> Path:
+    """Trains what a config describes.
+
+    Args:
+        config: path or packaged name.
+        work_dir: where checkpoints, logs, plots and ``result.json`` go; default as in `build_runner`.
+        resume: go on from the newest checkpoint in ``work_dir``, from the beginning if there is none.
+        amp: ``bfloat16`` or ``float16`` for mixed precision.
+        **kwargs: ``options`` and ``data`` as in `load_config`.
+
+    Returns:
+        ``work_dir``.
+
+    Raises:
+        ConfigError: the config cannot be run.
+        ValueError: ``work_dir`` holds a run already, or the checkpoint cannot be read.
+    """
+    cfg = load_config(config, **kwargs)
+    if amp:
+        cfg.optim_wrapper.update(type="AutocastOptimWrapper", dtype=amp)
+    cfg.resume = resume
+    folder = Path(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
+    previous = newest_checkpoint(folder)
+    if previous and not resume:
+        raise ValueError(
+            f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir"
+        )
+    runner = build_runner(cfg, folder)
+    _check_classes(runner, "train", "val")
+    with _one_cause():
+        runner.train()
+    return folder
+
+
+@contextmanager
+def _one_cause() -> Iterator[None]:
+    """Errors of a data loader's worker carry its whole traceback as text; only the last line is the cause."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip()
+        if text.startswith("Caught ") and " in DataLoader worker process " in text:
+            raise ValueError(text.splitlines()[-1].partition(": ")[2]) from error
+        raise
+
+
+def test(
+    config: str | Path, checkpoint: str | Path, work_dir: str | Path | None = None, **kwargs: Any
+) -> dict[str, float]:
+    """Measures a checkpoint on the config's test set.
+
+    Args:
+        config: path or packaged name.
+        checkpoint: file that ``train`` wrote.
+        work_dir: where logs and pictures go; default: ``test`` beside the checkpoint.
+        **kwargs: ``options`` and ``data`` as in `load_config`.
+
+    Returns:
+        Metrics.
+    """
+    cfg = load_config(config, **kwargs)
+    checkpoint = Path(checkpoint)
+    content = read_checkpoint(checkpoint)  # before anything is built or written
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        cfg.pop(key, None)
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    runner = build_runner(cfg, work_dir or checkpoint.parent / "test")
+    _check_classes(runner, "test")
+    _check_fits(runner.model, content, checkpoint)
+    with _one_cause():
+        return runner.test()
+
+
+def predict(
+    config: str | Path, checkpoint: str | Path, images: Sequence[str | Path], out: str | Path, **kwargs: Any
+) -> list[dict[str, Any]]:
+    """Labels pictures: an annotated copy of each, and ``predictions.json``, in the folder ``out``.
+
+    Args:
+        config: path or packaged name; its ``predictor`` names the module that knows how (one per task).
+        checkpoint: file that ``train`` wrote.
+        images: picture files.
+        out: folder.
+        **kwargs: ``options`` and ``data`` as in `load_config`.
+
+    Returns:
+        One record per picture.
+    """
+    from mmengine.registry import MODELS
+
+    cfg = load_config(config, **kwargs)
+    content = read_checkpoint(checkpoint)
+    if "predictor" not in cfg:
+        raise ConfigError(f"{cfg.filename}: predictor: expected the module that predicts for this task; add it")
+    model = MODELS.build(cfg.model).eval()
+    _check_fits(model, content, Path(checkpoint))
+    model.load_state_dict(content["state_dict"])
+    return importlib.import_module(cfg.predictor).predict(model, cfg, content.get("meta", {}), images, Path(out))
+
+
+def _check_fits(model: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+    """Keys and shapes of a checkpoint against the model's: mmengine would only log a difference."""
+    model = getattr(model, "module", model)
+    state, own = content.get("state_dict"), model.state_dict()
+    if state is None:
+        raise ValueError(f"{path}: holds no state_dict; expected a file that `mixerzoo train` wrote")
+    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has another shape of", shapes)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise ValueError(
+                f"{path}: not of this config's model: it {what} {keys[0]}{more}; give the config it was trained with"
+            )
+
+
+def _check_classes(runner: TaskRunner, *keys: str) -> None:
+    """The model's number of classes against that of data sets."""
+    model = getattr(runner.model, "module", runner.model)
+    classes = getattr(model, "num_classes", None)
+    if classes is None:
+        return
+    for key in keys:
+        if getattr(runner, f"_{key}_loop") is None:
+            continue
+        dataset = getattr(runner, f"{key}_dataloader").dataset
+        names = getattr(dataset, "metainfo", {}).get("classes")
+        if names is not None and len(names) != classes:
+            raise ConfigError(
+                f"{runner.cfg.filename}: model.num_classes is {classes}, but {key}_dataloader.dataset has {len(names)} "
+                f"classes; set model.num_classes={len(names)}"
+            )
+
+
+def say(text: str) -> None:
+    """Prints once, whatever the number of processes."""
+    if is_main_process():
+        print(text, flush=True)

@@ -1,0 +1,263 @@
+"""Many short runs as one experiment: every config of a folder, over several seeds, then a table and a plot.
+
+The runs take turns (all configs with the first seed, then all with the second, …), so that a machine whose speed
+drifts favours none of them. Each run is a directory that `mixerzoo train` could have made; one that was broken off is
+resumed, one that is done is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from mmengine.registry import MODELS
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import engine
+from .checkpoints import write_atomically
+from .plots import save_figure
+
+__all__ = ["Entry", "experiment_configs", "macs", "report", "run"]
+
+MARKERS = "os^DvXP*<>ph"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: a config over its seeds. Accuracies in percent."""
+
+    name: str
+    parameters: int
+    macs: int  # of one image
+    accuracies: list[float]
+    step_ms_per_image: float  # median over the runs of a training step without data loading
+    train_s: float  # median over the runs
+    device: str
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+def experiment_configs(name: str) -> dict[str, str]:
+    """What a folder of configs holds: the name of each → what `engine.load_config` takes.
+
+    Args:
+        name: a folder, or the name of a packaged one.
+
+    Raises:
+        FileNotFoundError: no such folder, or no config in it.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        found = {path.stem: str(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    else:
+        found = {config.rpartition("/")[2]: config for config in engine.config_names(name)}
+    if not found:
+        raise FileNotFoundError(f"{name}: no folder of configs, nor a packaged one; there is classification/h1")
+    return found
+
+
+def run(name: str, runs: Path, seeds: int, jobs: int, data: Path | None, options: Sequence[str]) -> None:
+    """Trains every config of a folder that is not done yet.
+
+    Args:
+        name: of the folder, as `experiment_configs` takes it.
+        runs: for all output; a run is in ``runs/CONFIG/seed_K``.
+        seeds: runs per config.
+        jobs: runs at the same time; the CPU's cores are shared among them.
+        data: as `engine.load_config` takes it.
+        options: as `engine.parse_options` takes them.
+
+    Raises:
+        ValueError: ``runs`` holds runs of another experiment or with other options.
+        RuntimeError: runs failed; the others were finished.
+    """
+    configs = experiment_configs(name)
+    engine.parse_options(options)  # a slip in them is reported before anything is written
+    _claim(runs, {"experiment": name, "options": sorted(options), "data": str(data) if data else None}, jobs)
+    todo = [
+        (label, seed)
+        for seed in range(seeds)
+        for label in configs
+        if not (runs / label / f"seed_{seed}" / "result.json").exists()
+    ]
+    context = multiprocessing.get_context("forkserver")  # forked from a process that has imported torch, and no more
+    context.set_forkserver_preload(["mixerzoo.tasks.engine", "mixerzoo.tasks.classification"])
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    failed, start = [], time.monotonic()
+    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
+        futures: dict[Future[None], tuple[str, int]] = {
+            pool.submit(_train, configs[label], runs / label / f"seed_{seed}", seed, data, tuple(options), threads): (
+                label,
+                seed,
+            )
+            for label, seed in todo
+        }
+        for done, future in enumerate(as_completed(futures), start=1):
+            label, seed = futures[future]
+            error = future.exception()
+            if error is not None:
+                failed.append(f"{label} seed {seed}: {' '.join(str(error).split())}")
+            left = (time.monotonic() - start) / done * (len(todo) - done)
+            said = failed[-1] if error is not None else f"{label} seed {seed}: {_accuracy(runs, label, seed):.2f} %"
+            print(f"[{done}/{len(todo)}, about {left:.0f} s left] {said}", file=sys.stderr, flush=True)
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}")
+
+
+def _claim(runs: Path, what: dict[str, Any], jobs: int) -> None:
+    """Notes in ``runs`` what it is for; whatever else it was for cannot be compared with that."""
+    note = runs / "experiment.json"
+    if note.exists():
+        earlier = json.loads(note.read_text())
+        different = [key for key in what if earlier.get(key) != what[key]]
+        if different:
+            key = different[0]
+            raise ValueError(f"{runs}: has runs with {key} {earlier.get(key)}, not {what[key]}; choose another --runs")
+    runs.mkdir(parents=True, exist_ok=True)
+    write_atomically(json.dumps({**what, "jobs": jobs}, indent=1).encode(), note)
+
+
+def _train(config: str, folder: Path, seed: int, data: Path | None, options: tuple[str, ...], threads: int) -> None:
+    """One run, in a process of its own; what it says goes into ``console.txt`` of its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    console = os.open(folder / "console.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(console, 1)
+    os.dup2(console, 2)
+    torch.set_num_threads(threads)
+    chosen = {**engine.parse_options(options), "randomness.seed": seed}
+    engine.train(config, folder, resume=True, options=chosen, data=data)
+
+
+def _accuracy(runs: Path, label: str, seed: int) -> float:
+    return json.loads((runs / label / f"seed_{seed}" / "result.json").read_text())["metrics"]["acc/top1"]
+
+
+def report(name: str, runs: Path) -> list[Entry]:
+    """Prints the table of the finished runs, and writes ``table.md``, ``table.json`` and ``plot.png`` into ``runs``.
+
+    Args:
+        name: of the folder of configs.
+        runs: of `run`.
+
+    Returns:
+        Entries, the most accurate first.
+
+    Raises:
+        ValueError: no run is finished.
+    """
+    entries = []
+    for label, config in experiment_configs(name).items():
+        results = [json.loads(path.read_text()) for path in sorted((runs / label).glob("seed_*/result.json"))]
+        if results:
+            entries.append(_entry(label, config, results))
+    if not entries:
+        raise ValueError(f"{runs}: no finished run of {name}; run `mixerzoo experiment {name} --runs {runs}` first")
+    entries.sort(key=lambda entry: -entry.mean)
+    note = json.loads((runs / "experiment.json").read_text())
+    _print(entries, name)
+    write_atomically(_markdown(entries, note).encode(), runs / "table.md")
+    content = {**note, "torch": torch.__version__, "entries": [asdict(entry) for entry in entries]}
+    write_atomically(json.dumps(content, indent=1).encode(), runs / "table.json")
+    _draw(entries, runs / "plot.png")
+    print(f"{runs}: table.md, table.json, plot.png, and a folder per config and seed")
+    return entries
+
+
+def _entry(label: str, config: str, results: Sequence[dict[str, Any]]) -> Entry:
+    return Entry(
+        label,
+        results[0]["parameters"],
+        macs(config),
+        [result["metrics"]["acc/top1"] for result in results],
+        statistics.median(result["step_ms_per_image"] for result in results),
+        statistics.median(result["train_seconds"] for result in results),
+        results[0]["device"],
+    )
+
+
+def macs(config: str) -> int:
+    """Multiply-adds of one image through the config's network, by PyTorch's own counter (attention counted in full)."""
+    cfg = engine.load_config(config)
+    cfg.model.pop("mixup", None)
+    with torch.device("meta"):
+        net = MODELS.build(cfg.model).eval()
+        image = torch.zeros(1, *cfg.test_dataloader.dataset.transform.input_size)  # (1, channels, H, W)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(image)
+    return counter.get_total_flops() // 2
+
+
+COLUMNS = ("model", "seeds", "top-1 %", "± sd", "lowest", "highest", "Mparams", "MMACs", "µs/image", "train s")
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.name,
+        str(len(entry.accuracies)),
+        f"{entry.mean:.2f}",
+        "" if entry.spread is None else f"{entry.spread:.2f}",
+        f"{min(entry.accuracies):.2f}",
+        f"{max(entry.accuracies):.2f}",
+        f"{entry.parameters / 1e6:.2f}",
+        f"{entry.macs / 1e6:.1f}",
+        f"{1e3 * entry.step_ms_per_image:.0f}",
+        f"{entry.train_s:.0f}",
+    )
+
+
+def _print(entries: Sequence[Entry], name: str) -> None:
+    table = Table(
+        *COLUMNS, title=f"{name}: accuracy on the test set; µs/image of a training step ({entries[0].device})"
+    )
+    for entry in entries:
+        table.add_row(*_cells(entry))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _markdown(entries: Sequence[Entry], note: dict[str, Any]) -> str:
+    lines = [
+        f"`mixerzoo experiment {note['experiment']}`, options {' '.join(note['options']) or 'none'}, "
+        f"{note['jobs']} run(s) at a time, on {entries[0].device}, torch {torch.__version__}.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "| --- |" + " ---: |" * (len(COLUMNS) - 1),
+        *("| " + " | ".join(_cells(entry)) + " |" for entry in entries),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _draw(entries: Sequence[Entry], path: Path) -> None:
+    """Accuracy against multiply-adds and against the time of a training step; a bar reaches over all seeds."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for number, entry in enumerate(sorted(entries, key=lambda entry: entry.name)):
+        error = [[entry.mean - min(entry.accuracies)], [max(entry.accuracies) - entry.mean]]
+        for ax, x in zip(axes, (entry.macs / 1e6, 1e3 * entry.step_ms_per_image), strict=True):
+            marker = MARKERS[number % len(MARKERS)]
+            ax.errorbar(x, entry.mean, error, marker=marker, color=f"C{number % 10}", label=entry.name, capsize=3)
+    axes[0].set(xlabel="million multiply-adds per image", ylabel="top-1 accuracy (%), all seeds", xscale="log")
+    axes[1].set(xlabel=f"µs per image of a training step on {entries[0].device}", xscale="log")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    save_figure(figure, path)

@@ -1,0 +1,82 @@
+"""The experiment of hypothesis 1, very small: runs, table, plot, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from mixerzoo.benchmarks.flops import count_flops
+from mixerzoo.tasks import engine, experiment
+from mixerzoo.tasks.cli import main
+from mmengine.registry import MODELS
+from PIL import Image
+
+from .conftest import CONFIG, DATA, SMALL, as_arguments
+
+
+def test_experiment(tmp_path):
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    for mixer in ("gatedcnn", "identity"):
+        text = f'_base_ = "{engine.find_config(CONFIG)}"\nmodel = {{"net": {{"name": "mambaout_femto_{mixer}"}}}}\n'
+        (configs / f"{mixer}.py").write_text(text)
+    runs = tmp_path / "runs"
+    command = ["experiment", str(configs), "--runs", str(runs), "--data", str(DATA), "--seeds", "2"]
+    options = as_arguments({**SMALL, "train_cfg.max_epochs": 1})
+    result = CliRunner().invoke(main, [*command, *options])
+    assert result.exit_code == 0, result.output
+    table = json.loads((runs / "table.json").read_text())
+    assert {entry["name"] for entry in table["entries"]} == {"gatedcnn", "identity"}
+    for entry in table["entries"]:
+        folder = runs / entry["name"]
+        assert entry["accuracies"] == [
+            json.loads((folder / f"seed_{seed}" / "result.json").read_text())["metrics"]["acc/top1"] for seed in (0, 1)
+        ]
+        assert entry["step_ms_per_image"] > 0
+    seeds = [json.loads((runs / "identity" / f"seed_{seed}" / "result.json").read_text())["seed"] for seed in (0, 1)]
+    assert seeds == [0, 1]
+    assert "| gatedcnn | 2 |" in (runs / "table.md").read_text()
+    with Image.open(runs / "plot.png") as image:
+        assert image.width > 800
+
+    done = (runs / "gatedcnn" / "seed_0" / "result.json").stat().st_mtime_ns
+    (runs / "identity" / "seed_1" / "result.json").unlink()  # as if it had been stopped there
+    again = CliRunner().invoke(main, [*command, *options])
+    assert again.exit_code == 0, again.output
+    assert (runs / "gatedcnn" / "seed_0" / "result.json").stat().st_mtime_ns == done
+    assert json.loads((runs / "table.json").read_text())["entries"] != []
+
+    other = CliRunner().invoke(main, [*command, "--cfg-options", "train_cfg.max_epochs=9"])
+    assert other.exit_code == 1
+    assert "has runs with options" in other.stderr
+
+
+def test_experiment_mistakes(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing: no folder of configs, nor a packaged one"):
+        experiment.experiment_configs("nothing")
+    with pytest.raises(ValueError, match=r"no finished run of classification/h1"):
+        experiment.report("classification/h1", tmp_path)
+    failing = [
+        "experiment",
+        "classification/h1",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--data",
+        str(tmp_path),
+        "--seeds",
+        "1",
+    ]
+    result = CliRunner().invoke(main, failing)
+    assert result.exit_code == 1
+    assert "11 of 11 runs failed: " in result.stderr
+    assert "apt-get install dataset-fashion-mnist" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["gatedcnn", "s6", "ss2d", "ssd", "attn", "vit"])
+def test_multiply_adds_are_those_of_the_analyzer(name):
+    with torch.device("meta"):
+        model = MODELS.build(engine.load_config(f"classification/h1/{name}").model)
+    expected = count_flops(model.net, (28, 28), in_chans=1).macs()
+    assert experiment.macs(f"classification/h1/{name}") == pytest.approx(expected, rel=1e-3)
