@@ -16,8 +16,8 @@ from mixerzoo.tasks.depth.images import (
     write_picture,
     write_point_cloud,
 )
-from mixerzoo.tasks.depth.predict import predict_depth, predict_file
-from mixerzoo.tasks.depth.transforms import DEPTH_ANYTHING
+from mixerzoo.tasks.depth.predict import evaluate, predict_depth, predict_file
+from mixerzoo.tasks.depth.transforms import DEPTH_ANYTHING, DPT_384, DPT_KITTI
 from PIL import Image
 
 COLORS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
@@ -185,8 +185,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "first"
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (48, 64)])
-@pytest.mark.parametrize("unit", ["metre", "relative"])
+@pytest.mark.parametrize(
+    ("size", "unit"),
+    [((1, 1), "metre"), ((1, 300), "relative"), ((300, 2), "metre"), ((48, 64), "metre"), ((48, 64), "relative")],
+)
 def test_picture(size, unit, tmp_path):
     height, width = size
     depth = torch.linspace(1, 3, height * width).reshape(size)
@@ -278,3 +280,41 @@ def test_files_of_a_prediction(tmp_path):
     with pytest.raises(FileNotFoundError):
         predict_file(model, tmp_path / "none.jpg", tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
+
+
+class Oracle(torch.nn.Module):
+    """Reads the depth that a test has put into the image's red channel."""
+
+    def __init__(self, unit, convention, scale=80.0):
+        super().__init__()
+        self.unit, self.convention, self.scale = unit, convention, torch.nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images):
+        return (images[:, 0] * 0.5 + 0.5) * self.scale
+
+
+@pytest.mark.parametrize("protocol", ["kitti_bts", "kitti_adabins"])
+def test_evaluation_puts_kittis_crop_where_it_was(protocol):
+    depth = torch.rand(376, 1241) * 70 + 5
+    sparse = torch.where(torch.rand(depth.shape) < 0.05, depth, 0)
+    sample = {"image": (depth / 80).expand(3, -1, -1), "depth": sparse, "name": "a"}
+    values = evaluate(Oracle("metre", DPT_KITTI), [sample, sample], protocol)
+    assert values["images"] == 2
+    assert values["abs_rel"] < 1e-5
+    shifted = {**sample, "depth": sparse.roll(1, dims=1)}
+    assert evaluate(Oracle("metre", DPT_KITTI), [shifted], protocol)["abs_rel"] > 0.1
+
+
+def test_evaluation_of_relative_depth_and_of_the_wrong_unit():
+    depth = torch.rand(384, 384) * 6 + 2
+    sample = {"image": (1 / depth).expand(3, -1, -1), "depth": depth, "name": "a"}
+    relative = Oracle("relative", DPT_384, 3.0)
+    assert evaluate(relative, [sample], "zero_shot_nyu")["abs_rel"] < 1e-5
+    with pytest.raises(ValueError, match="made for predictions of the unit metre, this model's is relative"):
+        evaluate(relative, [sample], "plain")
+    with pytest.raises(ValueError, match="made for predictions of the unit relative, this model's is metre"):
+        evaluate(Oracle("metre", DPT_384), [sample], "zero_shot_nyu")
+    blind = {**sample, "depth": torch.zeros(384, 384)}
+    values = evaluate(relative, [sample, blind], "zero_shot_nyu", flip=True)
+    assert (values["images"], values["empty"]) == (1, 1)
+    assert values["abs_rel"] < 1e-5  # this model sees the mirrored image as it sees the image
