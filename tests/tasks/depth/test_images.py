@@ -204,6 +204,24 @@ def test_picture(size, unit, tmp_path):
         assert (top > bottom) == (unit == "metre")
 
 
+def test_no_depth_is_grey_and_moves_no_colour(tmp_path):
+    depth = torch.linspace(2, 3, 48 * 64).reshape(48, 64)
+    holes = depth.clone()
+    holes[10:30, 10:30] = 0
+    pictures = []
+    for values in (depth, holes, torch.zeros(48, 64)):
+        write_picture(tmp_path / "p.png", torch.ones(3, 48, 64), values, "metre")
+        with Image.open(tmp_path / "p.png") as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    grey = [(np.ptp(picture, axis=2) == 0) & (np.abs(picture.mean(2) - 127) < 3) for picture in pictures]
+    assert grey[0].mean() < 0.01
+    assert 0.03 < grey[1].mean() < 0.1  # 400 of 3072 pixels of less than half the picture
+    assert grey[2].mean() > 0.3
+    colored = np.ptp(pictures[0], axis=2) > 30
+    difference = np.abs(pictures[0] - pictures[1]).max(2)[colored & (np.ptp(pictures[1], axis=2) > 30)]
+    assert np.median(difference) < 25
+
+
 def test_picture_in_a_format_that_does_not_exist(tmp_path):
     with pytest.raises(ValueError, match="Format 'xyz' is not supported"):
         write_picture(tmp_path / "p.xyz", torch.rand(3, 2, 2), torch.rand(2, 2), "metre")
@@ -213,16 +231,17 @@ def test_picture_in_a_format_that_does_not_exist(tmp_path):
 def test_point_cloud(tmp_path):
     image = torch.rand(3, 3, 4)
     depth = torch.rand(3, 4) + 1
+    depth[2, 3] = 0  # none
     write_point_cloud(tmp_path / "c.ply", image, depth, "metre", focal=2.0)
     header, body = (tmp_path / "c.ply").read_bytes().split(b"end_header\n", 1)
     lines = header.decode().splitlines()
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
-    assert "element vertex 12" in lines
+    assert "element vertex 11" in lines
     kinds = {"float": "<f4", "uchar": "u1"}
     fields = [(line.split()[2], kinds[line.split()[1]]) for line in lines if line.startswith("property")]
     points = np.frombuffer(body, np.dtype(fields))
-    assert len(points) == 12
-    for index, (row, column) in enumerate(np.ndindex(3, 4)):
+    assert len(points) == 11
+    for index, (row, column) in enumerate(list(np.ndindex(3, 4))[:11]):
         x, y, z, *color = points[index]
         assert z == depth[row, column]
         assert x == pytest.approx((column + 0.5 - 2) / 2 * z)

@@ -198,7 +198,7 @@ def test_kinect(compressed, tmp_path):
     counts = np.repeat(rng.integers(0, 3000, (480, 20), np.uint16), 32, axis=1)
     image = np.repeat(rng.integers(0, 256, (480, 20, 3), np.uint8), 32, axis=1)
     header = struct.pack("<fII", 0.001, 480, 640)
-    content = b"rawlog" * 50 + header + counts.tobytes() + bytes(30) + image.tobytes() + b"camera"
+    content = b"rawlog" * 50 + header + counts.tobytes() + bytes(30) + image[..., ::-1].tobytes() + b"camera"
     path = tmp_path / "tests_rgbd.rawlog"
     path.write_bytes(gzip.compress(content, 1) if compressed else content)
     sample = RGBDFolder(convert_kinect(path, tmp_path / "out"))[0]
