@@ -160,12 +160,12 @@ def read_depth_png(path: str | Path) -> tuple[torch.Tensor, str]:
 def write_picture(path: str | Path, image: torch.Tensor, prediction: torch.Tensor, unit: str) -> None:
     """Draws a prediction beside its image, near is bright, with a colour bar in metres or marked as relative.
 
-    The colours (matplotlib's perceptually uniform inferno) span the 1st to the 99th percentile.
+    The colours (matplotlib's perceptually uniform inferno) span the 1st to the 99th percentile. 0 m is none, and grey.
 
     Args:
         path: its suffix says the format, as matplotlib knows them (.png, .pdf, .svg, …).
         image: RGB (3, H, W) in [0, 1].
-        prediction: (H, W).
+        prediction: (H, W), or recorded depth.
         unit: ``metre`` or ``relative``.
 
     Raises:
@@ -174,9 +174,11 @@ def write_picture(path: str | Path, image: torch.Tensor, prediction: torch.Tenso
     from matplotlib.figure import Figure  # a third of a second, which readers of images need not wait
 
     values = _checked(prediction, unit)
-    low, high = np.percentile(values, (1, 99))
+    known = values > 0 if unit == "metre" else np.isfinite(values)
+    some = values[known] if known.any() else np.ones(1)
+    low, high = np.percentile(some, (1, 99))
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-    beyond = extend[bool(values.min() < low), bool(values.max() > high)]
+    beyond = extend[bool(some.min() < low), bool(some.max() > high)]
     if not high > low:
         low, high = low - 0.5, high + 0.5
     height, width = values.shape
@@ -184,7 +186,8 @@ def write_picture(path: str | Path, image: torch.Tensor, prediction: torch.Tenso
     left, right = figure.subplots(1, 2)
     left.imshow(image.detach().cpu().clamp(0, 1).movedim(0, -1).numpy())
     colors = "inferno_r" if unit == "metre" else "inferno"
-    shown = right.imshow(values, cmap=colors, vmin=low, vmax=high)
+    shown = right.imshow(np.ma.masked_where(~known, values), cmap=colors, vmin=low, vmax=high)
+    right.imshow(np.ma.masked_where(known, values), cmap="gray", vmin=-1, vmax=1)
     figure.colorbar(shown, ax=right, label=UNITS[unit], extend=beyond, fraction=0.046)
     for axes in (left, right):
         axes.set_axis_off()
@@ -196,6 +199,8 @@ def write_point_cloud(
     path: str | Path, image: torch.Tensor, depth: torch.Tensor, unit: str, focal: float | None = None
 ) -> None:
     """Writes a coloured point cloud as binary PLY, in metres; x right, y down, z forward from a pinhole camera.
+
+    Pixels of 0 m, which are none, make no point.
 
     Args:
         path: of the file.
@@ -224,6 +229,7 @@ def write_point_cloud(
     colors = image.detach().cpu().clamp(0, 1).mul(255).round().byte().flatten(1)  # (3, H·W)
     for name, channel in zip(("red", "green", "blue"), colors, strict=True):
         points[name] = channel.numpy()
+    points = points[points["z"] > 0]
     properties = [*(f"property float {axis}" for axis in "xyz"), *(f"property uchar {c}" for c in _POINT.names[3:])]
     header = ["ply", "format binary_little_endian 1.0", f"comment metres, focal length {focal:g} pixels",
               f"element vertex {len(points)}", *properties, "end_header"]  # fmt: skip

@@ -1,14 +1,16 @@
-"""From an image file to depth files."""
+"""A model at work: on one image, on an image file, on a data set under a protocol."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from .dpt import DPT
 from .images import UNITS, read_image, write_depth_png, write_picture, write_point_cloud
-from .metrics import flip_average
+from .metrics import DepthMetrics, Protocol, flip_average
+from .transforms import KBCrop, Sample
 
 
 def predict_depth(model: DPT, image: torch.Tensor, flip: bool = False) -> torch.Tensor:
@@ -77,3 +79,32 @@ def predict_file(
         files.append(folder / f"{path.stem}.ply")
         write_point_cloud(files[-1], image, depth, model.unit, focal)
     return files
+
+
+def evaluate(model: DPT, data: Iterable[Sample], protocol: str | Protocol, flip: bool = False) -> dict[str, float]:
+    """Scores a model on a data set.
+
+    Args:
+        model: from `create_depth_model`.
+        data: samples without a transform (see `datasets`); predicting does what the model's convention asks for.
+        protocol: a name of `metrics.PROTOCOLS`, or one of your own. One with a KB crop crops the images.
+        flip: see `predict_depth`; a table has to say so.
+
+    Returns:
+        As `DepthMetrics.compute`.
+
+    Raises:
+        ValueError: unknown protocol, one that the model's unit does not fit, or no image with depth.
+    """
+    metrics = DepthMetrics(protocol)
+    wanted = "metre" if metrics.protocol.alignment == "none" else "relative"
+    if model.unit != wanted:
+        raise ValueError(
+            f"{metrics.protocol}: made for predictions of the unit {wanted}, this model's is {model.unit}; relative "
+            "predictions need one that fits scale and shift (zero_shot_...), metres one that does not"
+        )
+    crop = KBCrop(depth=False)
+    for sample in data:
+        seen = sample if metrics.protocol.kb_crop == "none" else crop(sample)
+        metrics.update([predict_depth(model, seen["image"], flip)], [sample["depth"]])
+    return metrics.compute()

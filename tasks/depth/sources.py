@@ -126,7 +126,8 @@ def convert_kinect(rawlog: str | Path, root: str | Path) -> Path:
         raise ValueError(f"{rawlog}: no 480×640 range image in millimetres with its colour image; expected "
                          "tests_rgbd.rawlog from Debian's mrpt-common")  # fmt: skip
     counts = np.frombuffer(data, "<u2", pixels, start).reshape(_KINECT_SHAPE)
-    image = np.frombuffer(data, "u1", 3 * pixels, colors).reshape(*_KINECT_SHAPE, 3)
+    # MRPT stores OpenCV's order, blue first: the bookshelf is of wood.
+    image = np.frombuffer(data, "u1", 3 * pixels, colors).reshape(*_KINECT_SHAPE, 3)[..., ::-1].copy()
     info = {"counts_per_metre": KINECT_COUNTS, "registered": False, "source": "mrpt-common tests_rgbd.rawlog"}
     return write_folder(root, [("bookshelf", image, counts)], info)
 

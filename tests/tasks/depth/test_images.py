@@ -16,8 +16,8 @@ from mixerzoo.tasks.depth.images import (
     write_picture,
     write_point_cloud,
 )
-from mixerzoo.tasks.depth.predict import predict_depth, predict_file
-from mixerzoo.tasks.depth.transforms import DEPTH_ANYTHING
+from mixerzoo.tasks.depth.predict import evaluate, predict_depth, predict_file
+from mixerzoo.tasks.depth.transforms import DEPTH_ANYTHING, DPT_384, DPT_KITTI
 from PIL import Image
 
 COLORS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
@@ -185,8 +185,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "first"
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (48, 64)])
-@pytest.mark.parametrize("unit", ["metre", "relative"])
+@pytest.mark.parametrize(
+    ("size", "unit"),
+    [((1, 1), "metre"), ((1, 300), "relative"), ((300, 2), "metre"), ((48, 64), "metre"), ((48, 64), "relative")],
+)
 def test_picture(size, unit, tmp_path):
     height, width = size
     depth = torch.linspace(1, 3, height * width).reshape(size)
@@ -202,6 +204,24 @@ def test_picture(size, unit, tmp_path):
         assert (top > bottom) == (unit == "metre")
 
 
+def test_no_depth_is_grey_and_moves_no_colour(tmp_path):
+    depth = torch.linspace(2, 3, 48 * 64).reshape(48, 64)
+    holes = depth.clone()
+    holes[10:30, 10:30] = 0
+    pictures = []
+    for values in (depth, holes, torch.zeros(48, 64)):
+        write_picture(tmp_path / "p.png", torch.ones(3, 48, 64), values, "metre")
+        with Image.open(tmp_path / "p.png") as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    grey = [(np.ptp(picture, axis=2) == 0) & (np.abs(picture.mean(2) - 127) < 3) for picture in pictures]
+    assert grey[0].mean() < 0.01
+    assert 0.03 < grey[1].mean() < 0.1  # 400 of 3072 pixels of less than half the picture
+    assert grey[2].mean() > 0.3
+    colored = np.ptp(pictures[0], axis=2) > 30
+    difference = np.abs(pictures[0] - pictures[1]).max(2)[colored & (np.ptp(pictures[1], axis=2) > 30)]
+    assert np.median(difference) < 25
+
+
 def test_picture_in_a_format_that_does_not_exist(tmp_path):
     with pytest.raises(ValueError, match="Format 'xyz' is not supported"):
         write_picture(tmp_path / "p.xyz", torch.rand(3, 2, 2), torch.rand(2, 2), "metre")
@@ -211,16 +231,17 @@ def test_picture_in_a_format_that_does_not_exist(tmp_path):
 def test_point_cloud(tmp_path):
     image = torch.rand(3, 3, 4)
     depth = torch.rand(3, 4) + 1
+    depth[2, 3] = 0  # none
     write_point_cloud(tmp_path / "c.ply", image, depth, "metre", focal=2.0)
     header, body = (tmp_path / "c.ply").read_bytes().split(b"end_header\n", 1)
     lines = header.decode().splitlines()
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
-    assert "element vertex 12" in lines
+    assert "element vertex 11" in lines
     kinds = {"float": "<f4", "uchar": "u1"}
     fields = [(line.split()[2], kinds[line.split()[1]]) for line in lines if line.startswith("property")]
     points = np.frombuffer(body, np.dtype(fields))
-    assert len(points) == 12
-    for index, (row, column) in enumerate(np.ndindex(3, 4)):
+    assert len(points) == 11
+    for index, (row, column) in enumerate(list(np.ndindex(3, 4))[:11]):
         x, y, z, *color = points[index]
         assert z == depth[row, column]
         assert x == pytest.approx((column + 0.5 - 2) / 2 * z)
@@ -278,3 +299,41 @@ def test_files_of_a_prediction(tmp_path):
     with pytest.raises(FileNotFoundError):
         predict_file(model, tmp_path / "none.jpg", tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
+
+
+class Oracle(torch.nn.Module):
+    """Reads the depth that a test has put into the image's red channel."""
+
+    def __init__(self, unit, convention, scale=80.0):
+        super().__init__()
+        self.unit, self.convention, self.scale = unit, convention, torch.nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images):
+        return (images[:, 0] * 0.5 + 0.5) * self.scale
+
+
+@pytest.mark.parametrize("protocol", ["kitti_bts", "kitti_adabins"])
+def test_evaluation_puts_kittis_crop_where_it_was(protocol):
+    depth = torch.rand(376, 1241) * 70 + 5
+    sparse = torch.where(torch.rand(depth.shape) < 0.05, depth, 0)
+    sample = {"image": (depth / 80).expand(3, -1, -1), "depth": sparse, "name": "a"}
+    values = evaluate(Oracle("metre", DPT_KITTI), [sample, sample], protocol)
+    assert values["images"] == 2
+    assert values["abs_rel"] < 1e-5
+    shifted = {**sample, "depth": sparse.roll(1, dims=1)}
+    assert evaluate(Oracle("metre", DPT_KITTI), [shifted], protocol)["abs_rel"] > 0.1
+
+
+def test_evaluation_of_relative_depth_and_of_the_wrong_unit():
+    depth = torch.rand(384, 384) * 6 + 2
+    sample = {"image": (1 / depth).expand(3, -1, -1), "depth": depth, "name": "a"}
+    relative = Oracle("relative", DPT_384, 3.0)
+    assert evaluate(relative, [sample], "zero_shot_nyu")["abs_rel"] < 1e-5
+    with pytest.raises(ValueError, match="made for predictions of the unit metre, this model's is relative"):
+        evaluate(relative, [sample], "plain")
+    with pytest.raises(ValueError, match="made for predictions of the unit relative, this model's is metre"):
+        evaluate(Oracle("metre", DPT_384), [sample], "zero_shot_nyu")
+    blind = {**sample, "depth": torch.zeros(384, 384)}
+    values = evaluate(relative, [sample, blind], "zero_shot_nyu", flip=True)
+    assert (values["images"], values["empty"]) == (1, 1)
+    assert values["abs_rel"] < 1e-5  # this model sees the mirrored image as it sees the image

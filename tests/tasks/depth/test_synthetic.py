@@ -9,7 +9,9 @@ import struct
 import numpy as np
 import pytest
 import torch
+from mixerzoo.tasks.depth import create_depth_model
 from mixerzoo.tasks.depth.datasets import KITTI, NYU, RGBDFolder
+from mixerzoo.tasks.depth.losses import silog_loss
 from mixerzoo.tasks.depth.metrics import DepthMetrics, Protocol
 from mixerzoo.tasks.depth.sources import (
     convert_castel,
@@ -34,7 +36,9 @@ from mixerzoo.tasks.depth.synthetic import (
     write_kitti,
     write_nyu,
 )
+from mixerzoo.tasks.depth.transforms import Compose, Convention, Normalize, Resize
 from PIL import Image
+from torch.utils.data import default_collate
 
 PAINT = Paint("bricks", np.ones(3), np.zeros(3), 0.5, 0.0)
 CAMERA = Camera(33, 41, 40.0, 42.0, 20.0, 16.0)
@@ -165,6 +169,25 @@ def test_kitti_on_disk(tmp_path):
         assert sample["depth"].max() < 80
 
 
+def test_a_small_model_learns_from_it(tmp_path):
+    train, _ = write_nyu(tmp_path, 2, 0, scale=0.2)
+    model = create_depth_model("mambaout_femto_gatedcnn", features=32, depths=(1, 1, 1, 1), max_depth=10.0)
+    data = NYU(tmp_path, train, Compose([Resize(Convention(96, 128)), Normalize(model.convention)]))
+    batch = default_collate([data[0], data[1]])
+    valid = batch["depth"] > 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step():
+        loss = silog_loss(model(batch["image"]), batch["depth"], valid)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    losses = [step() for _ in range(30)]
+    assert min(losses[-3:]) < 0.5 * losses[0]
+
+
 # Small real data
 
 
@@ -198,7 +221,7 @@ def test_kinect(compressed, tmp_path):
     counts = np.repeat(rng.integers(0, 3000, (480, 20), np.uint16), 32, axis=1)
     image = np.repeat(rng.integers(0, 256, (480, 20, 3), np.uint8), 32, axis=1)
     header = struct.pack("<fII", 0.001, 480, 640)
-    content = b"rawlog" * 50 + header + counts.tobytes() + bytes(30) + image.tobytes() + b"camera"
+    content = b"rawlog" * 50 + header + counts.tobytes() + bytes(30) + image[..., ::-1].tobytes() + b"camera"
     path = tmp_path / "tests_rgbd.rawlog"
     path.write_bytes(gzip.compress(content, 1) if compressed else content)
     sample = RGBDFolder(convert_kinect(path, tmp_path / "out"))[0]
