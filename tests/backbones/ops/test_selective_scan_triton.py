@@ -26,10 +26,11 @@ runs_kernels = pytest.mark.skipif(not (INTERPRETED or NATIVE), reason="run by te
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
+@pytest.mark.slow
 def test_under_the_interpreter() -> None:
     if INTERPRETED:
         pytest.skip("this is it")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "", "-p", "no:cacheprovider", __file__]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -78,6 +78,7 @@ GOLDENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDENS)
 def test_official_outputs(name, official):
     golden = official(f"{name}_{GOLDENS[name]}")
