@@ -213,6 +213,7 @@ def ratio_table(found: Sequence[Ratio]) -> Table:
         Column("95 % interval"),
         Column("verdict", text=True),
         Column("rounds", text=True),
+        Column("conditions", text=True),
         Column("input", "pixels"),
         Column("batch", "images"),
     ]
@@ -226,6 +227,7 @@ def ratio_table(found: Sequence[Ratio]) -> Table:
             *_interval(item.interval),
             Cell("", item.verdict, STYLES.get(item.verdict, "")),
             f"{rounds}, {'taking turns' if item.interleaved else 'one after the other'}",
+            item.row.case.conditions,
             size_text(item.row.case.image_size),
             " and ".join(map(str, batches)),
         )

@@ -17,9 +17,6 @@ from typing import IO, Any, Protocol
 from .rows import Case
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# Threads that wait at a barrier sleep instead of spinning. On a machine with neighbours a spinning thread holds the
-# core that the last thread is waiting for: with two threads on two busy cores every step took 2 to 6 times as long.
-WAIT_POLICY = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def _worker(*arguments: str) -> list[str]:
@@ -65,7 +62,6 @@ class Nursery:
             _worker("--nursery", str(os.getpid())),
             stdin=theirs,
             stdout=subprocess.DEVNULL,
-            env=WAIT_POLICY | os.environ,
             start_new_session=True,
         )
         theirs.close()
@@ -151,7 +147,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=WAIT_POLICY | os.environ | threads,
+                env=os.environ | threads,
                 start_new_session=True,
             )
 

@@ -124,6 +124,7 @@ def collect(device: str | torch.device = "cpu") -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "fused_attention": os.environ.get("TIMM_FUSED_ATTN"),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),  # waiting threads that sleep halve the speed of small ops
         **_code(),
     }
     return fields | (_gpu(device) if device.type == "cuda" else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -31,6 +32,7 @@ def test_python(code):
 
 @pytest.mark.parametrize("command", lines("mixerzoo "))
 def test_commands(command, tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
@@ -45,7 +47,8 @@ def test_the_two_commands_are_what_ci_runs():
 
 
 def test_model_table():
-    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", README, re.MULTILINE)
+    section = README.partition("\n## Models\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", section, re.MULTILINE)
     assert len(rows) > 15
     for name, params, gmacs in rows:
         net = build_model(name, (224, 224), device="meta")
@@ -63,6 +66,41 @@ def test_published_figures():
         macs = count_flops(build_model(name, (224, 224), device="meta"), (224, 224)).macs("paper") / 1e9
         assert f"{macs:.3f}" == ours, name
         assert (f"{macs:.1f}" == published) != name.startswith("vim_"), name
+
+
+def test_results_come_from_the_files(tmp_path):
+    """Every line of the tables in the results section, and the picture, follow from `benchmarks/results/`."""
+    section = README.partition("\n## Results\n")[2].partition("\n## ")[0]
+    files = re.findall(r"mixerzoo bench --from (benchmarks/results/\w+\.jsonl)", section)
+    printed = [CliRunner().invoke(main, ["bench", "--from", str(ROOT / f), "--markdown"]).output for f in files]
+    scans = scan_rows(json.loads((ROOT / "benchmarks" / "results" / "scan_amd_epyc.json").read_text()))
+    possible = {line for output in printed for line in output.splitlines()} | set(scans)
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    assert [line for line in rows if line not in possible] == []
+    for side, tokens in re.findall(r"at about ([\d,]+) pixels a side \(([\d,]+) tokens", printed[0]):
+        assert f"about {side} pixels a\nside ({tokens} tokens" in section
+    picture = tmp_path / "time.svg"
+    growth = ROOT / "benchmarks" / "results" / "growth_amd_epyc.jsonl"
+    assert CliRunner().invoke(main, ["bench", "--from", str(growth), "--plot", str(picture)]).exit_code == 0
+    assert picture.read_text() == (ROOT / "docs" / "time_against_image_side.svg").read_text()
+
+
+def scan_rows(record: dict) -> list[str]:
+    """The scan's C kernel against others, as lines of the README's table."""
+    heads = ("scan", "shape (B, D, L, N)", "pass", "ms", "mamba-ssm's reference", "mambapy's pscan")
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    for case in record["devices"]["cpu"]["cases"]:
+        if case["shape"]["suite"] != "selective_scan":
+            continue
+        (row,) = (row for row in case["results"] if row["name"] == "cpu")
+        shape = ", ".join(str(case["shape"][key]) for key in ("batch", "channels", "length", "states"))
+        found = [row["speedups"].get(name) for name in ("selective_scan_ref", "mambapy pscan")]
+        ratios = ["–" if ratio is None else f"{ratio[0]:.0f}×" for ratio in found]
+        lines.append(
+            f"| {case['shape']['model']} | ({shape}) | {case['mode']} | {row['ms']:.2f} | {' | '.join(ratios)} |"
+        )
+    return lines
 
 
 def around_mask_rcnn(dims: tuple[int, ...], height: int = 800, width: int = 1280) -> float:

@@ -1,0 +1,269 @@
+"""Networks that give DPT its four feature maps: the published ones exactly, and any model of the zoo or of timm."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d, pad_same
+from timm.models.resnetv2 import ResNetV2
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from ... import backbones  # noqa: F401  (registers our models with timm)
+from .dpt import Tap, TapSpec
+
+PositionResize = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+
+
+def resize_bilinear(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """DPT's rule for position embeddings at other sizes, ``(1, D, G, G) -> (1, D, *grid)``."""
+    return F.interpolate(positions, size=grid, mode="bilinear", align_corners=False)
+
+
+def resize_dinov2(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """DINOv2's rule: bicubic by a factor that has 0.1 of a patch too much, against rounding the size down.
+
+    ``(1, D, G, G) -> (1, D, *grid)``. At the trained size the embedding is used as it is.
+    """
+    trained = positions.shape[-2:]
+    if tuple(trained) == tuple(grid):
+        return positions
+    factors = tuple((new + 0.1) / old for new, old in zip(grid, trained, strict=True))
+    return F.interpolate(positions, scale_factor=factors, mode="bicubic", antialias=False)
+
+
+class PublishedViT(VisionTransformer):
+    """timm's ViT with the position embedding resized as the checkpoint's own code does, not as timm does."""
+
+    def __init__(self, resize_positions: PositionResize, **kwargs: Any) -> None:
+        super().__init__(num_classes=0, global_pool="", dynamic_img_size=True, **kwargs)
+        self.resize_positions = resize_positions
+
+    def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, h, w, D) -> (B, 1 + h·w, D)``, class token in front."""
+        side = self.patch_embed.grid_size
+        positions = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, side)  # (1, D, G, G)
+        positions = self.resize_positions(positions, tuple(x.shape[1:3])).flatten(2).transpose(1, 2)
+        tokens = x.flatten(1, 2) + positions
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
+        return self.pos_drop(torch.cat([class_token, tokens], dim=1))
+
+
+class StdConv2dSame(nn.Conv2d):
+    """Convolution with standardised weights and TensorFlow's padding, as DPT-Hybrid was released.
+
+    ``(w - mean) / (std + 1e-5)`` per output channel. timm has since moved the epsilon under the root, which changes
+    the released model's features by up to 1 %.
+    """
+
+    def __init__(self, in_chans: int, channels: int, kernel_size: int, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(in_chans, channels, kernel_size, stride, bias=kwargs.pop("bias", False), **kwargs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        std, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        weight = (self.weight - mean) / (std + 1e-5)
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class ViTTaps(nn.Module):
+    """The outputs of four blocks of a ViT as published.
+
+    Args:
+        blocks: which.
+        norm: pass each through the final norm (Depth Anything), or take it raw (DPT).
+        class_token: hand out the class token too.
+        resize_positions: `resize_bilinear` or `resize_dinov2`.
+        kwargs: of timm's ``VisionTransformer``.
+    """
+
+    def __init__(
+        self, blocks: Sequence[int], norm: bool, class_token: bool, resize_positions: PositionResize, **kwargs: Any
+    ) -> None:
+        super().__init__()
+        self.vit = PublishedViT(resize_positions, final_norm=norm, **kwargs)
+        self.blocks, self.norm, self.class_token = list(blocks), norm, class_token
+        self.multiple = self.vit.patch_embed.patch_size[0]
+        self.taps = [TapSpec(self.vit.embed_dim, class_token=class_token)] * len(blocks)
+
+    def forward(self, images: torch.Tensor) -> list[Tap]:
+        taps = self.vit.forward_intermediates(
+            images, self.blocks, return_prefix_tokens=True, norm=self.norm, intermediates_only=True, stop_early=True
+        )
+        return [(x, class_token if self.class_token else None) for x, class_token in taps]
+
+
+class HybridTaps(nn.Module):
+    """DPT-Hybrid's: two stages of a ResNet-50 and two blocks of the ViT-B that reads its third.
+
+    The ViT is one of patch size 1 on the ResNet's 1024 channels at stride 16, which is what timm's hybrid computes.
+
+    Args:
+        layers: blocks of the ResNet's stages.
+        widths: of the ResNet's stages.
+        blocks: which two of the ViT's.
+        kwargs: of timm's ``VisionTransformer``; ``img_size`` in pixels.
+    """
+
+    multiple = 16
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (3, 4, 9),
+        widths: Sequence[int] = (256, 512, 1024),
+        blocks: Sequence[int] = (8, 11),
+        img_size: int = 384,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.resnet = ResNetV2(
+            layers,
+            tuple(widths),
+            num_classes=0,
+            global_pool="",
+            preact=False,
+            stem_type="same",
+            conv_layer=StdConv2dSame,
+        )
+        self.vit = PublishedViT(
+            resize_bilinear, img_size=img_size // 16, patch_size=1, in_chans=widths[2], final_norm=False, **kwargs
+        )
+        self.blocks = list(blocks)
+        dim = self.vit.embed_dim
+        self.taps = [
+            TapSpec(widths[0], tokens=False),
+            TapSpec(widths[1], tokens=False),
+            TapSpec(dim, class_token=True),
+            TapSpec(dim, class_token=True),
+        ]
+
+    def forward(self, images: torch.Tensor) -> list[Tap]:
+        fine, middle, x = self.resnet.forward_intermediates(images, [1, 2, 3], intermediates_only=True)
+        deep = self.vit.forward_intermediates(
+            x, self.blocks, return_prefix_tokens=True, intermediates_only=True, stop_early=True
+        )
+        return [(fine, None), (middle, None), *deep]
+
+
+class IsotropicTaps(nn.Module):
+    """Four evenly spaced blocks of any model whose tokens keep one scale: ViT, Vim, causal ViT, ...
+
+    Args:
+        model: built without a classifier; what follows the last tap is cut off.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        depth = len(model.feature_info)
+        if depth < 4:
+            raise ValueError(f"{type(model).__name__}: expected at least 4 blocks to tap, found {depth}")
+        self.blocks = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+        model.prune_intermediate_layers(self.blocks, prune_norm=True, prune_head=True)
+        self.model = model
+        has_class_token = getattr(model, "cls_token", None) is not None
+        asks = inspect.signature(model.forward_intermediates).parameters
+        self.class_token = has_class_token and "return_prefix_tokens" in asks
+        self.class_tokens = 1 + (getattr(model, "dist_token", None) is not None)  # registers follow: not handed out
+        dim, self.multiple = (model.feature_info[-1][key] for key in ("num_chs", "reduction"))
+        self.taps = [TapSpec(dim, class_token=self.class_token)] * 4
+
+    def forward(self, images: torch.Tensor) -> list[Tap]:
+        options = {"return_prefix_tokens": True} if self.class_token else {}
+        taps = self.model.forward_intermediates(
+            images, self.blocks, output_fmt="NCHW", intermediates_only=True, **options
+        )
+        return (
+            [(x, prefix[:, : self.class_tokens]) for x, prefix in taps]
+            if self.class_token
+            else [(x, None) for x in taps]
+        )
+
+
+class PyramidTaps(nn.Module):
+    """The stages at strides 4, 8, 16 and 32 of any hierarchical model: MambaOut, VMamba, Swin, ConvNeXt, ...
+
+    Each passes through a LayerNorm of its own, as the dense recipes of all four families have it.
+
+    Args:
+        model: built without a classifier; what follows the last stage is cut off.
+
+    Raises:
+        ValueError: it has no such stages.
+    """
+
+    STRIDES = (4, 8, 16, 32)
+    multiple = 32
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        strides = [info["reduction"] for info in model.feature_info]
+        if not set(self.STRIDES) <= set(strides):
+            raise ValueError(f"{type(model).__name__}: expected stages at strides 4, 8, 16 and 32, found {strides}")
+        self.stages = [len(strides) - 1 - strides[::-1].index(stride) for stride in self.STRIDES]  # the last of each
+        dims = [model.feature_info[stage]["num_chs"] for stage in self.stages]
+        model.prune_intermediate_layers(self.stages, prune_norm=True, prune_head=True)
+        self.model = model
+        self.norms = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
+        self.taps = [TapSpec(dim, tokens=False) for dim in dims]
+
+    def forward(self, images: torch.Tensor) -> list[Tap]:
+        maps = self.model.forward_intermediates(images, self.stages, output_fmt="NCHW", intermediates_only=True)
+        return [(norm(x), None) for norm, x in zip(self.norms, maps, strict=True)]
+
+
+# What makes a timm constructor accept images of any size, tried in this order.
+_ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+def timm_taps(name: str, **kwargs: Any) -> nn.Module:
+    """Four feature maps of any model that ``timm.create_model`` knows, the zoo's included.
+
+    Args:
+        name: of the model.
+        kwargs: of ``timm.create_model`` (``pretrained``, ``drop_path_rate``, ...).
+
+    Raises:
+        ValueError: the model does not give intermediate maps, or not four.
+    """
+    model = _create_for_any_size(name, num_classes=0, **kwargs)
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        raise ValueError(f"{name}: this model of timm does not hand out its intermediate maps; choose another backbone")
+    strides = {info["reduction"] for info in model.feature_info}
+    return IsotropicTaps(model) if len(strides) == 1 else PyramidTaps(model)
+
+
+def _create_for_any_size(name: str, **kwargs: Any) -> nn.Module:
+    for option in _ANY_SIZE:
+        try:
+            return timm.create_model(name, **option, **kwargs)
+        except TypeError as error:
+            if not option or next(iter(option)) not in str(error):
+                raise
+    raise AssertionError("the last option is empty")
+
+
+VIT_BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+VIT_LARGE: dict[str, Any] = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
+
+dpt_base = partial(
+    ViTTaps, (2, 5, 8, 11), norm=False, class_token=True, resize_positions=resize_bilinear, img_size=384, **VIT_BASE
+)
+dpt_large = partial(
+    ViTTaps, (5, 11, 17, 23), norm=False, class_token=True, resize_positions=resize_bilinear, img_size=384, **VIT_LARGE
+)
+dpt_hybrid = partial(HybridTaps, **VIT_BASE)
+dinov2 = partial(
+    ViTTaps,
+    norm=True,
+    class_token=False,
+    resize_positions=resize_dinov2,
+    img_size=518,
+    patch_size=14,
+    init_values=1e-5,
+)
