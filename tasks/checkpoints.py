@@ -109,6 +109,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             content = torch.load(path, map_location=map_location, weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError):
             content = None  # the reader below takes more layouts, and says what is wrong
+        except OSError as error:  # also what PyTorch raises for some damaged archives
+            raise ValueError(f"{path}: cannot be read as a checkpoint: {error}") from error
     if not isinstance(content, dict):
         content = _checkpoint.read_checkpoint(path)
     if isinstance(content.get("meta"), dict):

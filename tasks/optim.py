@@ -126,9 +126,9 @@ class TimmOptimWrapperConstructor:
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = model.module if is_model_wrapper(model) else model
         optimizer = dict(self.cfg.pop("optimizer"))
-        missing = {"opt", "lr"} - set(optimizer)
+        missing = [key for key in ("lr", "opt") if optimizer.get(key) is None]
         if missing:
-            raise ValueError(f"optim_wrapper.optimizer: {' and '.join(sorted(missing))} must be given")
+            raise ValueError(f"optim_wrapper.optimizer: {' and '.join(missing)} must be given")
         lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay", 0.0)
         groups = param_groups(model, lr, weight_decay, optimizer.pop("layer_decay", None))
         built = create_optimizer_v2(groups, optimizer.pop("opt"), lr=lr, weight_decay=weight_decay, **optimizer)

@@ -1,6 +1,7 @@
 """MambaOut-Femto with depthwise 7×7 convolution on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
-Expected: at least 90 % top-1 on the 10,000 test images, in less than 10 minutes on two CPU cores.
+Measured with seed 0 on one shared CPU core (killed and resumed once): 90.5 % top-1 on the 10,000 test images; 635 s of
+training steps for four epochs.
 
     mixerzoo train classification/mambaout_femto_gatedcnn_fashion_mnist
 """

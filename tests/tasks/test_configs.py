@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mixerzoo.tasks import engine
-from mixerzoo.tasks.optim import TimmOptimWrapperConstructor
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from timm.data import create_transform
 
@@ -30,7 +30,7 @@ def test_config(name):
     shape = cfg.train_dataloader.dataset.transform.input_size
     assert shape == cfg.test_dataloader.dataset.transform.input_size
     assert model(torch.zeros(2, *shape, device="meta")).shape == (2, cfg.model.num_classes)
-    TimmOptimWrapperConstructor(cfg.optim_wrapper)(model)
+    build_optim_wrapper(model, cfg.optim_wrapper)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         create_transform(**loader.dataset.transform)
     assert name.rpartition("/")[2] in engine.find_config(name).read_text() or "/h1/" in name  # its command is its own

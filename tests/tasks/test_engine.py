@@ -277,7 +277,7 @@ def test_a_config_inside_a_checkpoint_is_not_run(tmp_path, small, data):
 
 MISTAKES = [
     ({"model.net.name": "mambaout_femto_gatedcn"}, r"model: no model is called.*did you mean.*mambaout_femto_gatedcnn"),
-    ({"model.net.dephts": (1, 1, 1, 1)}, r"model: mambaout_femto_gatedcnn cannot be built with .*dephts"),
+    ({"model.net.dephts": (1, 1, 1, 1)}, r"model: MambaOut.*unexpected keyword argument 'dephts'"),
     ({"model.lable_smoothing": 0.1}, r"model: .*lable_smoothing"),
     ({"model.type": "Clasifier"}, r"model: .*Clasifier"),
     ({"model.loss": "hinge"}, r"model: loss: expected cross_entropy or bce, got 'hinge'"),
