@@ -134,6 +134,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(start("killed", resume=True), 0)[1])
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_thrice_ends_with_the_same_bits(tmp_path):
     """Mixup, stochastic depth, EMA, clipping and accumulation on: everything that is random or has a memory."""
     options = {
@@ -357,6 +358,7 @@ def test_mixed_precision(tmp_path, small, data, dtype):
     assert losses.isfinite().all()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, small, data):
     """Gloo on the CPU: the same losses and weights as one process at the same global batch."""
     one = engine.train(CONFIG, tmp_path / "one", options=small, data=data)

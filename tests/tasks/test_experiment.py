@@ -16,6 +16,7 @@ from PIL import Image
 from .conftest import CONFIG, DATA, SMALL, as_arguments
 
 
+@pytest.mark.slow
 def test_experiment(tmp_path):
     configs = tmp_path / "configs"
     configs.mkdir()
