@@ -68,7 +68,9 @@ def test_timm_agrees_on_the_official_weights(size):
         torch.testing.assert_close(ours(golden.image), theirs(golden.image), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=[pytest.mark.slow] * (size in ("small", "base"))) for size in PARAMETERS]
+)
 def test_timm_weights_give_timm_outputs(size):
     # In float64: the deeper models amplify float32 rounding to some 2e-5, in timm's own forward as in ours.
     theirs = timm.create_model(f"mambaout_{size}", dtype=torch.double).eval()

@@ -37,8 +37,8 @@ def shallow(name: str, **kwargs):
 
 
 def is_large_variant(name: str) -> bool:
-    """The larger controlled variants: widths of the published models, mixers that the smaller sizes test in full."""
-    return name.startswith(("mambaout_small_", "mambaout_base_")) and not name.endswith("_gatedcnn")
+    """The larger controlled variants: widths of the published models, mixers that the smallest size tests in full."""
+    return name.startswith("mambaout_") and "_femto_" not in name and not name.endswith("_gatedcnn")
 
 
 @pytest.fixture(scope="module", params=NAMES)

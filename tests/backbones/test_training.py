@@ -14,7 +14,7 @@ from mixerzoo.backbones.mixers import list_mixers
 
 SMALL = {"in_chans": 1, "num_classes": 10}
 PYRAMID = {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), **SMALL}
-TOKENS = {"img_size": 56, "patch_size": 8, "embed_dim": 64, "depth": 4, **SMALL}
+TOKENS = {"img_size": 56, "patch_size": 8, "embed_dim": 64, "depth": 2, **SMALL}
 NETS = {f"mambaout_femto_{mixer}": PYRAMID for mixer in list_mixers()} | {
     "vmamba_tiny_s1l8": PYRAMID,
     "vim_tiny_patch16_224": {**TOKENS, "stride": 8},

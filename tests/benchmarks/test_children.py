@@ -167,6 +167,7 @@ def test_a_fork_computes_with_its_threads_and_leaves_its_last_words(child):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent's life")
 def test_a_child_does_not_outlive_a_killed_parent():
     program = (

@@ -165,6 +165,7 @@ def test_two_files_are_compared(tmp_path):
     assert invoke("--compare", before, after, "--allow-different-machines").exit_code == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     fingerprint._code.cache_clear()  # the source may have been edited since this test run began

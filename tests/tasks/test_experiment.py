@@ -54,6 +54,7 @@ def test_experiment(tmp_path):
     assert "has runs with options" in other.stderr
 
 
+@pytest.mark.slow
 def test_experiment_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing: no folder of configs, nor a packaged one"):
         experiment.experiment_configs("nothing")
