@@ -70,7 +70,7 @@ class TimmBackbone(BaseModule):
         self.out_indices = list(out_indices)
         infos = self.net.feature_info
         self.out_channels = [infos[i]["num_chs"] for i in self.out_indices]
-        if "prune_intermediate_layers" in dir(self.net):
+        if hasattr(self.net, "prune_intermediate_layers"):
             self.net.prune_intermediate_layers(self.out_indices, prune_norm=True, prune_head=True)
         self.norms = nn.ModuleList(
             nn.LayerNorm(c, eps=1e-6) if norm_outputs else nn.Identity() for c in self.out_channels

@@ -3,9 +3,5 @@
 mixerzoo train classification/mambaout_femto_attn_fashion_mnist
 """
 
-_base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]
-model = {
-    "type": "Classifier",
-    "num_classes": 10,
-    "net": {"name": "mambaout_femto_attn", "in_chans": 1, "depths": (1, 1, 3, 1)},
-}
+_base_ = "mambaout_femto_gatedcnn_fashion_mnist.py"
+model = {"net": {"name": "mambaout_femto_attn"}}

@@ -6,7 +6,7 @@ training steps for four epochs.
     mixerzoo train classification/mambaout_femto_gatedcnn_fashion_mnist
 """
 
-_base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]
+_base_ = ["../_base_/runtime.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]
 model = {
     "type": "Classifier",
     "num_classes": 10,

@@ -3,9 +3,5 @@
 mixerzoo train classification/vit_tiny_causal_fashion_mnist
 """
 
-_base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]
-model = {
-    "type": "Classifier",
-    "num_classes": 10,
-    "net": {"name": "vit_tiny_patch16_224_causal", "in_chans": 1, "img_size": 28, "patch_size": 4, "depth": 6},
-}
+_base_ = "vit_tiny_fashion_mnist.py"
+model = {"net": {"name": "vit_tiny_patch16_224_causal"}}

@@ -3,7 +3,7 @@
 mixerzoo train classification/vit_tiny_fashion_mnist
 """
 
-_base_ = ["../_base_/runtime.py", "_base_/classification.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]
+_base_ = ["../_base_/runtime.py", "_base_/fashion_mnist.py", "_base_/fashion_schedule.py"]
 model = {
     "type": "Classifier",
     "num_classes": 10,

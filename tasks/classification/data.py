@@ -11,6 +11,7 @@ import gzip
 import logging
 import random
 import struct
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class SeededSampler(DefaultSampler):
             yield self.seed, self.epoch, copy, order[image % images]
 
 
-class LabelledImages(Dataset):
+class LabelledImages(Dataset, ABC):
     """Pairs of an image (channels, H, W) and its class; what all data sets below share.
 
     Args:
@@ -86,13 +87,13 @@ class LabelledImages(Dataset):
         self.corrupt: set[int] = set()
         self.metainfo = {"classes": self.classes}
 
+    @abstractmethod
     def total(self) -> int:
         """Number of images before ``limit``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, index: int) -> tuple[Image.Image, int]:
         """The image as it is, and its class."""
-        raise NotImplementedError
 
     def name(self, index: int) -> str:
         """What to call an image in a message."""
@@ -164,12 +165,8 @@ class ImageFolder(LabelledImages):
         if solution is not None:
             self.samples, names = _kaggle_samples(self.folder, solution)
         elif self.folder.is_file():
-            reader = create_reader("", str(self.folder))
-            self.reader, self.samples, names = (
-                reader,
-                None,
-                sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.get),
-            )
+            self.reader, self.samples = create_reader("", str(self.folder)), None
+            names = sorted(self.reader.class_name_to_idx, key=self.reader.class_name_to_idx.get)
         else:
             self.samples, names = _folder_samples(self.folder)
         self.classes = tuple(names)

@@ -134,15 +134,11 @@ class NYULabeled(Dataset):
         key = f"{split}Ndxs"
         try:
             numbers = loadmat(splits)[key]
-        except (ValueError, KeyError, NotImplementedError) as error:
+        except (ValueError, KeyError, NotImplementedError) as error:  # the last: MATLAB 7.3, as the other file is
             raise ValueError(f"{splits}: expected NYU's splits.mat, with {key}: {error}") from error
         self.indices = [int(number) - 1 for number in numbers.ravel()]  # MATLAB counts from 1
-        self.mat, self.depths, self.border, self.transform = (
-            Path(mat),
-            "rawDepths" if raw else "depths",
-            border,
-            transform,
-        )
+        self.mat, self.border, self.transform = Path(mat), border, transform
+        self.depths = "rawDepths" if raw else "depths"
         with self._open() as file:
             have = {name: file[name].shape for name in ("images", self.depths) if name in file}
         if len(have) < 2 or have["images"][0] <= max(self.indices):

@@ -21,4 +21,3 @@ val_dataloader = {
     "dataset": {"type": "FashionMNIST", "split": "test", "transform": _eval},
 }
 test_dataloader = val_dataloader
-val_evaluator = test_evaluator = {"type": "Accuracy"}

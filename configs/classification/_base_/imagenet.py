@@ -41,8 +41,6 @@ val_dataloader = {
     },
 }
 test_dataloader = val_dataloader
-val_evaluator = test_evaluator = {"type": "Accuracy"}
-val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}
 model = {
     "type": "Classifier",
     "num_classes": 1000,

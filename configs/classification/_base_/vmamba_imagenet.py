@@ -6,15 +6,10 @@ and stored; mixed precision (add --amp bfloat16 or float16).
 """
 
 _base_ = ["../../_base_/runtime.py", "classification.py", "imagenet.py"]
-train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": 300}
+train_cfg = {"max_epochs": 300}
 auto_scale_lr = {"enable": True, "base_batch_size": 1024}
 custom_hooks = [{"type": "EMAHook", "ema_type": "ExponentialMovingAverage", "momentum": 1 - 0.9999}]
-optim_wrapper = {
-    "type": "OptimWrapper",
-    "constructor": "TimmOptimWrapperConstructor",
-    "optimizer": {"opt": "adamw", "lr": 1e-3, "weight_decay": 0.05},
-    "clip_grad": {"max_norm": 5.0},
-}
+optim_wrapper = {"optimizer": {"lr": 1e-3}, "clip_grad": {"max_norm": 5.0}}
 param_scheduler = [
     {
         "type": "LinearLR",
