@@ -147,7 +147,7 @@ def test_children_are_forked_from_one_process_with_everything_imported(child):
 
 def test_a_child_on_a_gpu_starts_from_nothing_with_its_threads(tmp_path, monkeypatch):
     program = tmp_path / "python"
-    program.write_text('#!/bin/sh\necho "{\\"status\\": \\"$OMP_NUM_THREADS $MKL_NUM_THREADS\\"}"\n')
+    program.write_text('#!/bin/sh\nread request\necho "{\\"status\\": \\"$OMP_NUM_THREADS $MKL_NUM_THREADS\\"}"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     child = Child(replace(CASE, device="cuda", threads=3))
