@@ -68,6 +68,7 @@ val_dataloader = {
         **_dataset,
         "pipeline": [
             {"type": "LoadImageFromFile"},
+            {"type": "Resize", "scale_factor": 1.0},  # mmdet wants to know by how much pictures were scaled
             _annotations,
             {
                 "type": "PackDetInputs",
