@@ -18,8 +18,9 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from ..checkpoints import write_atomically
 from ..pictures import open_picture, unused_name, write_picture
+from .flops import WholeDetector
 
-__all__ = ["draw", "predict"]
+__all__ = ["draw", "networks", "predict"]
 
 LEAST_SCORE = 0.3  # of what is drawn and listed
 WIDTH = 512  # pixels that a drawn picture has at least, so that the labels can be read
@@ -65,6 +66,11 @@ def predict(
         records.append({"image": str(path), "picture": f"{name}.png", "summary": counts, "objects": objects})
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
     return records
+
+
+def networks(model: nn.Module) -> dict[str, nn.Module]:
+    """What `mixerzoo analyze --config` counts: the whole detector, and the backbone by itself."""
+    return {"detector": WholeDetector(model), "backbone": model.backbone}
 
 
 def draw(

@@ -58,4 +58,5 @@ val_evaluator = {
     "ann_file": f"{_root}/annotations/instances_val2017.json",
 }
 test_evaluator = val_evaluator
+analyze_sizes = [(800, 1280)]  # of the papers' figures
 auto_scale_lr = {"enable": True, "base_batch_size": 16}

@@ -4,7 +4,12 @@ custom_imports = {"imports": ["mixerzoo.tasks.engine", "mixerzoo.tasks.detection
 default_scope = "mmdet"
 checker = "mixerzoo.tasks.detection.check"
 predictor = "mixerzoo.tasks.detection.predict"
-headline = "coco/bbox_mAP"
+headline = {
+    "metric": "coco/bbox_mAP",
+    "label": "box AP",
+    "best": "highest",
+    "others": {"coco/bbox_mAP_50": "box AP50", "coco/segm_mAP": "mask AP"},
+}
 
 train_cfg = {"type": "EpochBasedTrainLoop"}
 val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}

@@ -48,7 +48,7 @@ model = {
 }
 train_dataloader = {
     **_loader,
-    "batch_size": 8,
+    "batch_size": 4,
     "drop_last": True,
     "batch_sampler": None,
     "dataset": {
@@ -81,9 +81,10 @@ test_dataloader = val_dataloader
 val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
 test_evaluator = val_evaluator
 
+analyze_sizes = [(160, 160)]
 auto_scale_lr = {"enable": False}
-train_cfg = {"max_epochs": 12, "val_interval": 3}
-optim_wrapper = {"optimizer": {"lr": 1e-3}, "clip_grad": {"max_norm": 5.0}}
+train_cfg = {"max_epochs": 6, "val_interval": 2}
+optim_wrapper = {"optimizer": {"lr": 6e-4}, "clip_grad": {"max_norm": 5.0}}
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 200},
     {"type": "CosineAnnealingLR", "eta_min_ratio": 0.01, "by_epoch": True, "begin": 0, "convert_to_iter_based": True},

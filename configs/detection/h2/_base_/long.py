@@ -13,3 +13,4 @@ val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
 test_dataloader = val_dataloader
 val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
 test_evaluator = val_evaluator
+analyze_sizes = [(768, 768)]

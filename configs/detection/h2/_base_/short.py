@@ -11,3 +11,4 @@ val_dataloader = {"dataset": {"data_root": _root}}
 test_dataloader = val_dataloader
 val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
 test_evaluator = val_evaluator
+analyze_sizes = [(96, 96)]
