@@ -14,7 +14,7 @@ CONFIG = "detection/mask_rcnn_mambaout_femto_gatedcnn_composed"
 SMALL: dict[str, Any] = {
     "model.backbone.dims": (8, 16, 24, 32),
     "model.backbone.depths": (1, 1, 1, 1),
-    "model.neck.in_channels": (8, 16, 24, 32),
+    "model.neck.in_channels": [8, 16, 24, 32],
     "model.roi_head.bbox_head.fc_out_channels": 32,
     "model.train_cfg.rpn_proposal.max_per_img": 40,
     "model.train_cfg.rcnn.sampler.num": 16,
