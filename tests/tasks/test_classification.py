@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.backbone import TimmBackbone
-from mixerzoo.tasks.classification.data import FashionMNIST, ImageFolder, SeededSampler, read_idx
+from mixerzoo.tasks.classification.data import FashionMNIST, ImageFolder, read_idx
 from mixerzoo.tasks.classification.metrics import Accuracy
 from mixerzoo.tasks.classification.model import Classifier
 from mixerzoo.tasks.optim import TimmOptimWrapperConstructor, param_groups
+from mixerzoo.tasks.sampling import SeededSampler
 from PIL import Image
 
 EVAL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
