@@ -9,8 +9,6 @@ official release.
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

@@ -8,8 +8,6 @@ each stage's output, learning rate 1e-4, drop path 0.3, no layer-wise decay. Pub
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

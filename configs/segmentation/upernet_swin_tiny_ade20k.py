@@ -8,8 +8,6 @@ timm/swin_tiny_patch4_window7_224.ms_in1k.
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

@@ -10,8 +10,6 @@ vim_s_midclstok_80p5acc.pth.
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

@@ -7,8 +7,6 @@ pyramid is ViTDet's instead of its MultiLevelNeck. Weights: timm/vit_base_patch1
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

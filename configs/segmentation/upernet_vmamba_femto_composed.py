@@ -5,8 +5,6 @@ _base_/composed.py).
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/composed.py",
     "_base_/composed_schedule.py",
 ]

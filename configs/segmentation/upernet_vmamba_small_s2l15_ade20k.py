@@ -8,8 +8,6 @@ vssm_small_0229_ckpt_epoch_222.pth.
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

@@ -8,8 +8,6 @@ vssm1_tiny_0230s_ckpt_epoch_264.pth.
 """
 
 _base_ = [
-    "../_base_/runtime.py",
-    "_base_/segmentation.py",
     "_base_/upernet.py",
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",

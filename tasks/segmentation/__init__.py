@@ -1,12 +1,14 @@
-"""Semantic segmentation on mmsegmentation: data sets, data check, prediction. Importing it registers what configs name.
+"""Semantic segmentation with mmsegmentation (the extra ``mm``).
+
+Importing this package makes ``TimmBackbone`` and the data sets of `data` known to mmseg:
+``custom_imports = dict(imports=['mixerzoo.tasks.segmentation'])`` is all that an mmseg config needs.
 
 Raises:
-    ImportError: mmsegmentation or mmcv's compiled operations are not installed; the message says how to get them.
+    ImportError: the extra is not installed; the message says how to get it.
 """
 
 from __future__ import annotations
 
-from . import _requirement  # noqa: F401  isort: skip
 from .. import backbone
 from . import data
 

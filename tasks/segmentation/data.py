@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmseg.datasets import ADE20KDataset, BaseSegDataset
-from mmseg.registry import DATASETS
-
 from ..detection.composed import ADE_CLASSES
+from ..extras import require_mm
 from ..sampling import SeededItems
+
+require_mm()
+
+from mmseg.datasets import ADE20KDataset, BaseSegDataset  # noqa: E402
+from mmseg.registry import DATASETS  # noqa: E402
 
 __all__ = ["ComposedSegmentation", "SeededADE20K"]
 

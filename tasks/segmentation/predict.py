@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from ..checkpoints import write_atomically
-from ..depth.images import read_image
+from ..pictures import open_picture, unused_name, write_picture
 
 __all__ = ["overlay", "predict"]
 
@@ -49,7 +48,7 @@ def predict(
         raise ValueError("the checkpoint's meta has no dataset_meta; expected a file that `mixerzoo train` wrote")
     init_default_scope(cfg.get("default_scope", "mmseg"))
     pipeline = Compose(_without_files(cfg.test_dataloader.dataset.pipeline))
-    pictures = [_pixels(path) for path in images]
+    pictures = [np.asarray(open_picture(path).convert("RGB")) for path in images]  # each (H, W, 3)
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):
@@ -60,11 +59,11 @@ def predict(
             for i in np.argsort(-shares)
             if shares[i]
         ]
-        name = _unused(Path(path).stem, names)
+        name = unused_name(Path(path).stem, names)
         drawn = overlay(picture, np.array(data["palette"], np.uint8)[labels], found[:SHOWN])
-        _write(drawn, out / f"{name}_segmented.png")
+        write_picture(drawn, out / f"{name}_segmented.png")
         first = 1 if data.get("reduce_zero_label") else 0
-        _write(Image.fromarray((labels + first).astype(np.uint8)), out / f"{name}_labels.png")
+        write_picture(Image.fromarray((labels + first).astype(np.uint8)), out / f"{name}_labels.png")
         summary = ", ".join(f"{item['class']} {item['share']:.1%}" for item in found[:3])
         records.append({"image": str(path), "picture": f"{name}_segmented.png", "labels": f"{name}_labels.png",
                         "summary": summary, "classes": found})  # fmt: skip
@@ -76,11 +75,6 @@ def _without_files(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     """The test pipeline for pixels instead of file names, and without labels."""
     steps = [dict(step) for step in pipeline if step["type"] != "LoadAnnotations"]
     return [{"type": "LoadImageFromNDArray"}, *(step for step in steps if step["type"] != "LoadImageFromFile")]
-
-
-def _pixels(path: str | Path) -> NDArray[np.uint8]:
-    """RGB (H, W, 3)."""
-    return read_image(path).mul(255).round().byte().movedim(0, -1).numpy()
 
 
 def _segment(model: nn.Module, pipeline: Compose, picture: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -112,18 +106,3 @@ def overlay(picture: NDArray[np.uint8], colors: NDArray[np.uint8], found: Sequen
         draw.rectangle((size // 2, y + size // 4, 2 * size, y + row - size // 4), fill=tuple(item["color"]))
         draw.text((5 * size // 2, y + size // 6), f"{item['class']}  {item['share']:.1%}", "black", font)
     return sheet
-
-
-def _write(image: Image.Image, path: Path) -> None:
-    buffer = BytesIO()
-    image.save(buffer, format="png")
-    write_atomically(buffer.getvalue(), path)
-
-
-def _unused(name: str, names: set[str]) -> str:
-    """``name``, or with a number where pictures of different folders share it."""
-    number, free = 1, name
-    while free in names:
-        number, free = number + 1, f"{name}_{number + 1}"
-    names.add(free)
-    return free

@@ -1,5 +1,6 @@
 """From scratch on a few thousand pictures: AdamW with 100 iterations of warm-up, then polynomially to zero."""
 
+_base_ = "segmentation.py"
 train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": 4}
 optim_wrapper = {"optimizer": {"lr": 1e-3, "weight_decay": 0.05}, "clip_grad": {"max_norm": 1.0}}
 param_scheduler = [

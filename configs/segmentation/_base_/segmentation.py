@@ -5,6 +5,7 @@ papers' are derived, spares norms and position tables but not biases; mmseg's co
 of a scan, which its papers do not.
 """
 
+_base_ = "../../_base_/runtime.py"
 custom_imports = {"imports": ["mixerzoo.tasks.engine", "mixerzoo.tasks.segmentation"]}
 predictor = "mixerzoo.tasks.segmentation.predict"
 default_scope = "mmseg"
