@@ -2,8 +2,7 @@
 
 The authors released no code for it. Their words (yuweihao/MambaOut#251): Swin's configuration with a LayerNorm on
 each stage's output, learning rate 1e-4, drop path 0.4 (the author: 0.3 or 0.4), no layer-wise decay. Published (arXiv
-2405.07992, table 3): 49.5 / 50.6 mIoU (single / multi-scale), 76 M, 1032 G. Weights: mambaout_small.pth of the
-official release.
+2405.07992, table 3): 49.5 / 50.6 mIoU (single / multi-scale), 76 M, 1032 G.
 
     mixerzoo train segmentation/upernet_mambaout_small_gatedcnn_ade20k
 """
@@ -18,7 +17,7 @@ model = {
     "backbone": {
         "name": "mambaout_small_gatedcnn",
         "drop_path_rate": 0.4,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "data/weights/mambaout_small.pth"},
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
     },
     "decode_head": {"in_channels": [96, 192, 384, 576]},
     "auxiliary_head": {"in_channels": 384},

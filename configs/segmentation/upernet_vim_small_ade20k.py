@@ -3,8 +3,7 @@
 seg/ of the official repository at dd0358a: 60,000 iterations of 4 × 8 crops of 512, AdamW 1e-4, weight decay 0.05,
 layer decay 0.95 (which the official code meant and, by a wrong key, did not apply), blocks 5, 11, 17 and 23, as many
 channels in the head as in the network, tested in windows of 512 every 341 pixels. The pyramid is ViTDet's, not the
-official one (twice as wide at the finer levels). Published (arXiv 2401.09417, table 2): 44.9 mIoU, 46 M. Weights:
-vim_s_midclstok_80p5acc.pth.
+official one (twice as wide at the finer levels). Published (arXiv 2401.09417, table 2): 44.9 mIoU, 46 M.
 
     mixerzoo train segmentation/upernet_vim_small_ade20k
 """
@@ -30,7 +29,7 @@ model = {
         "pyramid": True,
         "norm_outputs": False,
         "drop_path_rate": 0.05,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "data/weights/vim_s_midclstok_80p5acc.pth"},
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
     },
     "decode_head": {"in_channels": [96, 192, 384, 384], "channels": 384},
     "auxiliary_head": {"in_channels": 384},

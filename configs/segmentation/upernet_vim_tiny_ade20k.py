@@ -3,7 +3,7 @@
 seg/ of the official repository at dd0358a: 60,000 iterations of 4 × 8 crops of 512, AdamW 2e-4, weight decay 0.1,
 blocks 5, 11, 17 and 23, as many channels in the head as in the network, tested in windows of 512 every 341 pixels.
 The pyramid is ViTDet's, not the official one (twice as wide at the finer levels). Published (arXiv 2401.09417, table
-2): 41.0 mIoU (40.2 in its first version), 13 M. Weights: vim_t_midclstok_76p1acc.pth.
+2): 41.0 mIoU (40.2 in its first version), 13 M.
 
     mixerzoo train segmentation/upernet_vim_tiny_ade20k
 """
@@ -29,7 +29,7 @@ model = {
         "pyramid": True,
         "norm_outputs": False,
         "drop_path_rate": 0.0,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "data/weights/vim_t_midclstok_76p1acc.pth"},
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
     },
     "decode_head": {"in_channels": [48, 96, 192, 192], "channels": 192},
     "auxiliary_head": {"in_channels": 192},

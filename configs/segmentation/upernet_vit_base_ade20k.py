@@ -1,7 +1,7 @@
-"""ViT-B (timm's vit_base_patch16_224) with UperNet on ADE20K.
+"""ViT-B (timm's vit_base_patch16_224.augreg_in21k_ft_in1k) with UperNet on ADE20K.
 
 mmseg's vit_vit-b16_mln_upernet_8xb2-160k_ade20k-512x512: AdamW 6e-5, drop path 0.0, blocks 2, 5, 8 and 11. The
-pyramid is ViTDet's instead of its MultiLevelNeck. Weights: timm/vit_base_patch16_224.
+pyramid is ViTDet's instead of its MultiLevelNeck.
 
     mixerzoo train segmentation/upernet_vit_base_ade20k
 """
@@ -15,12 +15,12 @@ optim_wrapper = {"optimizer": {"lr": 6e-5}}
 model = {
     "data_preprocessor": {"test_cfg": {"size_divisor": 32}},
     "backbone": {
-        "name": "vit_base_patch16_224",
+        "name": "vit_base_patch16_224.augreg_in21k_ft_in1k",
         "out_indices": [2, 5, 8, 11],
         "pyramid": True,
         "norm_outputs": False,
         "drop_path_rate": 0.0,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "data/weights/vit_base_patch16_224.safetensors"},
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
     },
     "decode_head": {"in_channels": [192, 384, 768, 768], "channels": 512},
     "auxiliary_head": {"in_channels": 768},

@@ -1,8 +1,7 @@
 """VMamba-S[s2l15] with UperNet on ADE20K.
 
 segmentation/configs/vssm1 of the official repository at 2ed52ea: Swin's configuration (AdamW 6e-5, batch 4 × 4), drop
-path 0.3. Published there: 50.6 / 51.2 mIoU (single / multi-scale), 82 M, 1028 G. Weights:
-vssm_small_0229_ckpt_epoch_222.pth.
+path 0.3. Published there: 50.6 / 51.2 mIoU (single / multi-scale), 82 M, 1028 G.
 
     mixerzoo train segmentation/upernet_vmamba_small_s2l15_ade20k
 """
@@ -17,7 +16,7 @@ model = {
     "backbone": {
         "name": "vmamba_small_s2l15",
         "drop_path_rate": 0.3,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "data/weights/vssm_small_0229_ckpt_epoch_222.pth"},
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
     },
     "decode_head": {"in_channels": [96, 192, 384, 768]},
     "auxiliary_head": {"in_channels": 384},

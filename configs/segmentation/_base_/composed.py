@@ -41,7 +41,7 @@ val_dataloader = {
 }
 test_dataloader = val_dataloader
 model = {
-    "data_preprocessor": {"size": None},
+    "data_preprocessor": {"size": None, "size_divisor": 32},
     "decode_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}},
     "auxiliary_head": None,
 }

@@ -1,9 +1,0 @@
-"""Hypothesis 2 of MambaOut (arXiv 2405.07992) on long sequences.
-
-The token mixer is causal attention.
-
-    mixerzoo experiment segmentation/h2/long --runs runs/h2_segmentation_long
-"""
-
-_base_ = "../../_base_/h2_long.py"
-model = {"backbone": {"name": "mambaout_femto_attn_causal"}}
