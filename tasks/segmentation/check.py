@@ -17,34 +17,33 @@ IGNORED = 255
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
-def check_data(cfg: Config, quick: bool = False) -> str:
+def check_data(cfg: Config, thorough: bool = False) -> int:
     """Checks all data sets of a config: folders, pairs of image and label file, sizes, and label values.
 
     Args:
         cfg: of `engine.load_config`.
-        quick: look at file names and at the first pair of each data set only.
+        thorough: read every pair of files, not only the first of each data set.
 
     Returns:
-        What was checked, in a line.
+        Number of images whose names were checked.
 
     Raises:
         FileNotFoundError: a folder or a label file is missing.
         ValueError: no images, a file that cannot be read, sizes that differ, or labels beyond the model's classes.
     """
     classes = cfg.model.decode_head.num_classes
-    checked: dict[str, int] = {}
+    checked: dict[Path, int] = {}
     for key in LOADERS:
-        if key in cfg and _place(cfg[key].dataset) not in checked:
-            checked[_place(cfg[key].dataset)] = _check_dataset(cfg[key].dataset, key, classes, quick)
-    what = "names and first pairs" if quick else "every pair"
-    return f"{', '.join(f'{place}: {count} images' for place, count in checked.items())}: {what} in order"
+        if key in cfg and _folder(cfg[key].dataset) not in checked:
+            checked[_folder(cfg[key].dataset)] = _check_dataset(cfg[key].dataset, key, classes, thorough)
+    return sum(checked.values())
 
 
-def _place(dataset: dict[str, Any]) -> str:
-    return str(Path(dataset.get("data_root") or ".") / dataset["data_prefix"]["img_path"])
+def _folder(dataset: dict[str, Any]) -> Path:
+    return Path(dataset.get("data_root") or ".") / dataset["data_prefix"]["img_path"]
 
 
-def _check_dataset(dataset: dict[str, Any], key: str, classes: int, quick: bool) -> int:
+def _check_dataset(dataset: dict[str, Any], key: str, classes: int, thorough: bool) -> int:
     root = Path(dataset.get("data_root") or ".")
     for prefix, folder in dataset["data_prefix"].items():
         if not (root / folder).is_dir():
@@ -53,17 +52,19 @@ def _check_dataset(dataset: dict[str, Any], key: str, classes: int, quick: bool)
                 "place as --data"
             )
     built = DATASETS.build({**dataset, "pipeline": [], "lazy_init": True, "_scope_": "mmseg"})
-    names = [len(built.METAINFO.get("classes", ())), len(built.metainfo.get("classes", ()))]
-    if classes not in names:
-        raise ValueError(f"model.decode_head.num_classes is {classes}, but {key}.dataset has {names[-1]} classes")
+    named = len(built.metainfo.get("classes", ()))
+    if named != classes:
+        raise ValueError(
+            f"model.decode_head.num_classes is {classes}, but {key}.dataset has {named} classes; set it to {named}"
+        )
     pairs = [(Path(info["img_path"]), Path(info["seg_map_path"])) for info in built.load_data_list()]
     if not pairs:
-        raise ValueError(f"{_place(dataset)}: no image that ends in {built.img_suffix}; expected {key}'s images there")
+        raise ValueError(f"{_folder(dataset)}: no image that ends in {built.img_suffix}; expected {key}'s images there")
     missing = [labels for _, labels in pairs if not labels.is_file()]
     if missing:
         more = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{missing[0]}: no such label file{more}; every image needs one of the same name")
-    for image, labels in pairs[:1] if quick else pairs:
+    for image, labels in pairs if thorough else pairs[:1]:
         check_pair(image, labels, classes, built.reduce_zero_label)
     return len(pairs)
 

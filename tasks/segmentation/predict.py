@@ -48,7 +48,7 @@ def predict(
         raise ValueError("the checkpoint's meta has no dataset_meta; expected a file that `mixerzoo train` wrote")
     init_default_scope(cfg.get("default_scope", "mmseg"))
     pipeline = Compose(_without_files(cfg.test_dataloader.dataset.pipeline))
-    pictures = [np.asarray(open_picture(path).convert("RGB")) for path in images]  # each (H, W, 3)
+    pictures = [np.array(open_picture(path).convert("RGB")) for path in images]  # each (H, W, 3)
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):
