@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 NAMES = engine.config_names("segmentation")
 QUICK = [name for name in NAMES if "composed" in name or "/h2/" in name]
 MIXERS = ("gatedcnn", "s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
-# M parameters and G multiply-adds in MambaOut's table 3 (arXiv 2405.07992), VMamba's README and Swin's table 3 (2103.14030)
+# M parameters and G multiply-adds: MambaOut's table 3 (arXiv 2405.07992), VMamba's README, Swin's table 3 (2103.14030)
 PUBLISHED = {
     "mambaout_tiny_gatedcnn": (54, 938),
     "mambaout_small_gatedcnn": (76, 1032),

@@ -253,6 +253,6 @@ def test_an_iteration_based_run_goes_on_with_the_same_bits_on_ade20k_layout(data
 
 @pytest.mark.slow
 def test_mixed_precision(data, tmp_path):
-    options = {**SMALL, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1}
+    options = {**SMALL, "train_cfg.max_epochs": 3, "train_cfg.val_interval": 3}
     folder = engine.train(CONFIG, tmp_path / "amp", amp="bfloat16", options=options, data=data)
     assert np.isfinite(json.loads((folder / "result.json").read_text())["metrics"]["seg/aAcc"])
