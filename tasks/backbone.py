@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,8 @@ class TimmBackbone(BaseModule):
         grad_checkpointing: recompute blocks in the backward pass instead of storing their activations.
         pretrained: published weights, loaded by timm.
         checkpoint: file to load instead (`load_backbone`).
-        init_cfg: mmengine's ``dict(type='Pretrained', checkpoint=FILE)``: like ``checkpoint``, but loaded when training
-            starts, so that testing does not need the file.
+        init_cfg: mmengine's ``dict(type='Pretrained', checkpoint=FILE)``: like ``checkpoint`` (or with ``'timm'`` for FILE
+            like ``pretrained``), but loaded when training starts, so that testing does not need the weights.
         **kwargs: of the model, e.g. ``drop_path_rate``.
 
     Raises:
@@ -135,7 +136,8 @@ class TimmBackbone(BaseModule):
         super().__init__(init_cfg)
         if init_cfg and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
             raise ValueError(f"init_cfg: expected dict(type='Pretrained', checkpoint=FILE), got {dict(init_cfg)}")
-        self.net = create_dense_network(name, pretrained=pretrained, **kwargs)
+        self._create = partial(create_dense_network, name, **kwargs)
+        self.net = self._create(pretrained=pretrained)
         strides = [info["reduction"] for info in self.net.feature_info]
         isotropic = len(set(strides)) == 1
         if pyramid and set(strides) != {16}:
@@ -159,9 +161,13 @@ class TimmBackbone(BaseModule):
             load_backbone(self, checkpoint)
 
     def init_weights(self) -> None:
-        """Loads ``init_cfg``'s file. Else nothing: timm has initialised the network, and mmengine would do it again."""
+        """Loads what ``init_cfg`` says. Else nothing: timm has initialised the network; mmengine would do it again."""
         if self.init_cfg and not self._is_init:
-            load_backbone(self, self.init_cfg["checkpoint"])
+            if self.init_cfg["checkpoint"] == "timm":
+                published = self._create(pretrained=True).state_dict()
+                self.net.load_state_dict({key: published[key] for key in self.net.state_dict()})
+            else:
+                load_backbone(self, self.init_cfg["checkpoint"])
         self._is_init = True
 
     def train(self, mode: bool = True) -> TimmBackbone:

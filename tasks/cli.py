@@ -24,10 +24,17 @@ DATA = click.option("--data", type=click.Path(path_type=Path), metavar="DIR", he
 @click.option("--work-dir", type=click.Path(path_type=Path), help="For all output; default: runs/NAME OF THE CONFIG.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the work dir.")
 @click.option("--amp", type=click.Choice(["bfloat16", "float16"]), help="Mixed precision.")
+@click.option("--check-data", is_flag=True, help="Read all of the data first, each picture too.")
 @DATA
 @OPTIONS
 def train(
-    config: str, work_dir: Path | None, resume: bool, amp: str | None, data: Path | None, options: tuple[str, ...]
+    config: str,
+    work_dir: Path | None,
+    resume: bool,
+    amp: str | None,
+    check_data: bool,
+    data: Path | None,
+    options: tuple[str, ...],
 ) -> None:
     """Trains what CONFIG describes: a file, or the name of a packaged config such as
     classification/mambaout_femto_gatedcnn_fashion_mnist.
@@ -36,7 +43,7 @@ def train(
     """
     from . import engine
 
-    folder = engine.train(config, work_dir, resume, amp, options=engine.parse_options(options), data=data)
+    folder = engine.train(config, work_dir, resume, amp, check_data, options=engine.parse_options(options), data=data)
     engine.say(f"{folder}: result.json, curves.png, checkpoints epoch_N.pth, logs and TensorBoard files in DATE/")
 
 

@@ -23,7 +23,7 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -54,6 +54,7 @@ ESSENTIAL = ("SeedHook", "GlobalLossHook", "PlainStateHook", "ProgressHook", "Ca
 REMEDY = "remove that file to resume from the checkpoint before it"
 RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
+OTHER_KEYS |= {"checker"}
 
 
 class ConfigError(ValueError):
@@ -103,7 +104,7 @@ def load_config(config: str | Path, options: Mapping[str, Any] | None = None, da
 
     Args:
         config: path, or name of a packaged config.
-        data: folder of the data; ``root`` of every data set that has one.
+        data: folder of the data; ``root`` (mmdet's and mmseg's: ``data_root``) of every data set.
         options: dotted key → value, e.g. ``{"train_cfg.max_epochs": 3}``; the part before the last dot must exist.
 
     Raises:
@@ -113,6 +114,8 @@ def load_config(config: str | Path, options: Mapping[str, Any] | None = None, da
     path = find_config(config)
     try:
         cfg = Config.fromfile(path)
+    except ImportError as error:  # mmengine's own says which module failed, but not why
+        raise ConfigError(f"{path}: {_cause(error)}") from error
     except Exception as error:  # whatever Python code raises
         raise ConfigError(f"{path}: not a config that can be read: {type(error).__name__}: {error}") from error
     for key, value in (options or {}).items():
@@ -121,10 +124,19 @@ def load_config(config: str | Path, options: Mapping[str, Any] | None = None, da
     for key in cfg:
         _check_key(key, path)
     if data is not None:
-        for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-            if key in cfg:
-                cfg[key].dataset.root = str(data)
+        _set_data(cfg, Path(data))
     return cfg
+
+
+def _set_data(cfg: Config, data: Path) -> None:
+    """Points data sets at their files, and metrics that read annotations by themselves at those of their data set."""
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if key in cfg:
+            dataset = cfg[key].dataset
+            dataset["data_root" if "data_root" in dataset else "root"] = str(data)
+            evaluator = cfg.get(key.replace("dataloader", "evaluator"))
+            if isinstance(evaluator, dict) and "ann_file" in evaluator:
+                evaluator.ann_file = str(data / dataset.ann_file)
 
 
 def _check_option(cfg: Config, key: str, path: Path) -> None:
@@ -320,6 +332,7 @@ def train(
     work_dir: str | Path | None = None,
     resume: bool = False,
     amp: str | None = None,
+    check_data: bool = False,
     **kwargs: Any,
 ) -> Path:
     """Trains what a config describes.
@@ -329,6 +342,8 @@ def train(
         work_dir: where checkpoints, logs, plots and ``result.json`` go; default as in `build_runner`.
         resume: go on from the newest checkpoint in ``work_dir``, from the beginning if there is none.
         amp: ``bfloat16`` or ``float16`` for mixed precision.
+        check_data: read all of the data first; the config's ``checker`` names the module that knows how. What costs
+            little is checked anyway.
         **kwargs: ``options`` and ``data`` as in `load_config`.
 
     Returns:
@@ -348,6 +363,10 @@ def train(
         raise ValueError(
             f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir"
         )
+    if "checker" in cfg:
+        importlib.import_module(cfg.checker).check_data(cfg, thorough=check_data)
+    elif check_data:
+        raise ConfigError(f"{cfg.filename}: checker: expected the module that checks this task's data; add it")
     runner = build_runner(cfg, folder)
     _check_classes(runner, "train", "val")
     with _one_cause():
@@ -415,6 +434,8 @@ def predict(
     content = read_checkpoint(checkpoint)
     if "predictor" not in cfg:
         raise ConfigError(f"{cfg.filename}: predictor: expected the module that predicts for this task; add it")
+    _forget_earlier_runs()
+    init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model).eval()
     _check_fits(model, content, Path(checkpoint))
     model.load_state_dict(content["state_dict"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from timm.data import create_transform
 from torch import nn
 
 from ..checkpoints import write_atomically
+from ..pictures import open_picture, unused_name, write_picture
 
 __all__ = ["annotate", "predict"]
 
@@ -40,7 +40,7 @@ def predict(
     classes = (meta.get("dataset_meta") or {}).get("classes") or [str(i) for i in range(model.num_classes)]
     transform = create_transform(**cfg.test_dataloader.dataset.transform)
     mode = "L" if cfg.model.net.get("in_chans", 3) == 1 else "RGB"
-    pictures = [_open(Path(path)) for path in images]
+    pictures = [open_picture(path) for path in images]
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):
@@ -49,10 +49,8 @@ def predict(
             share = model(x)[0].softmax(0)  # (C,)
         best = share.argsort(descending=True)[:5].tolist()
         found = [{"class": classes[i], "probability": round(float(share[i]), 4)} for i in best]
-        name = _unused(f"{Path(path).stem}_labelled", names)
-        buffer = BytesIO()
-        annotate(picture, found[:3]).save(buffer, format="png")
-        write_atomically(buffer.getvalue(), out / f"{name}.png")
+        name = unused_name(f"{Path(path).stem}_labelled", names)
+        write_picture(annotate(picture, found[:3]), out / f"{name}.png")
         summary = f"{found[0]['class']} ({found[0]['probability']:.1%})"
         records.append({"image": str(path), "picture": f"{name}.png", "summary": summary, "top5": found})
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
@@ -74,23 +72,3 @@ def annotate(picture: Image.Image, found: Sequence[Mapping[str, Any]]) -> Image.
         draw.rectangle((0, y, round(item["probability"] * strip.width), y + round(1.5 * size)), fill="#c9dcf2")
         draw.text((size // 2, y + size // 5), f"{item['class']}  {item['probability']:.1%}", "black", font)
     return strip
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a picture that can be read: {error}") from error
-
-
-def _unused(name: str, names: set[str]) -> str:
-    """``name``, or with a number where pictures of different folders share it."""
-    number, free = 1, name
-    while free in names:
-        number, free = number + 1, f"{name}_{number + 1}"
-    names.add(free)
-    return free

@@ -1,0 +1,15 @@
+"""Hypothesis 2 on long sequences: pictures of 768×768, 2304 tokens at stride 16, twice the L = 6D of its 192 channels.
+
+Items are as large as on the short ones; there are more of them. The same number of items is seen in training.
+
+    python -m mixerzoo.tasks.detection.composed --out data/composed_768 --images 400 --val-images 100 --size 768 \\
+        --items 8 32 --sides 20 192
+"""
+
+_base_ = "../../mask_rcnn_mambaout_femto_gatedcnn_composed.py"
+_root = "data/composed_768/coco"
+train_dataloader = {"batch_size": 2, "dataset": {"data_root": _root}}
+val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
+test_dataloader = val_dataloader
+val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
+test_evaluator = val_evaluator

@@ -1,0 +1,16 @@
+"""Mask R-CNN with Swin-B (arXiv 2103.14030; timm's network), 3× with multiple scales.
+
+    torchrun --standalone --nproc_per_node=8 -m mixerzoo.tasks.cli \\
+        train detection/mask_rcnn_swin_base_3x_coco --data COCO
+"""
+
+_base_ = "_base_/mask_rcnn_3x.py"
+model = {
+    "backbone": {
+        "name": "swin_base_patch4_window7_224.ms_in1k",
+        "norm_outputs": True,
+        "drop_path_rate": 0.3,
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
+    },
+    "neck": {"in_channels": [128, 256, 512, 1024]},
+}

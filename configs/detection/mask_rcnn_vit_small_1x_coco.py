@@ -1,0 +1,21 @@
+"""Mask R-CNN with DeiT-S (arXiv 2012.12877) and ViTDet's pyramid, 1×.
+
+Layer decay 0.7 and drop path 0.1 as ViTDet's ViT-B (arXiv 2203.16527, appendix A.2); unlike there, attention is
+global in every block, and size and schedule are those that all backbones here are compared in.
+
+    torchrun --standalone --nproc_per_node=8 -m mixerzoo.tasks.cli \\
+        train detection/mask_rcnn_vit_small_1x_coco --data COCO
+"""
+
+_base_ = "_base_/mask_rcnn_1x.py"
+model = {
+    "backbone": {
+        "name": "deit_small_patch16_224.fb_in1k",
+        "pyramid": True,
+        "norm_outputs": True,
+        "drop_path_rate": 0.1,
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
+    },
+    "neck": {"in_channels": [96, 192, 384, 384]},
+}
+optim_wrapper = {"optimizer": {"layer_decay": 0.7}}
