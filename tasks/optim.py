@@ -64,7 +64,11 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def param_groups(
-    model: nn.Module, lr: float, weight_decay: float, layer_decay: float | None = None
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    network_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups of a task model: those of every timm network in it as timm makes them, then the rest.
 
@@ -74,6 +78,8 @@ def param_groups(
         weight_decay: of all parameters but one-dimensional ones and what a network's ``no_weight_decay()`` names.
         layer_decay: factor on the learning rate from one layer of a network to the one before (BEiT, arXiv 2106.08254);
             layers are those of the network's ``group_matcher``.
+        network_scale: factor on the learning rate of the timm networks, e.g. 0.1 where they are pre-trained and the
+            head is not.
     """
     groups: list[dict[str, Any]] = []
     grouped: set[int] = set()
@@ -83,7 +89,7 @@ def param_groups(
             own = param_groups_weight_decay(net, weight_decay, no_weight_decay_list=exempt)
         else:
             own = param_groups_layer_decay(net, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay)
-        groups += own
+        groups += [{**group, "lr_scale": network_scale * group.get("lr_scale", 1.0)} for group in own]
         grouped |= {id(parameter) for parameter in net.parameters()}
     rest = [p for p in model.parameters() if id(p) not in grouped and p.requires_grad]
     groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay})
@@ -98,7 +104,7 @@ def param_groups(
 
 def _timm_networks(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost modules that are timm models."""
-    if hasattr(module, "group_matcher") and hasattr(module, "pretrained_cfg"):
+    if hasattr(module, "group_matcher"):
         yield module
     else:
         for child in module.children():
@@ -111,7 +117,8 @@ class TimmOptimWrapperConstructor:
 
     Args:
         optim_wrapper_cfg: ``type`` and arguments of the wrapper; ``optimizer`` holds ``opt`` (timm's name), ``lr``,
-            ``weight_decay``, optionally ``layer_decay``, and what else that optimizer takes.
+            ``weight_decay``, optionally ``layer_decay`` and ``network_scale`` (see `param_groups`), and what else that
+            optimizer takes.
         paramwise_cfg: not taken (the groups are timm's).
 
     Raises:
@@ -130,6 +137,7 @@ class TimmOptimWrapperConstructor:
         if missing:
             raise ValueError(f"optim_wrapper.optimizer: {' and '.join(missing)} must be given")
         lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay", 0.0)
-        groups = param_groups(model, lr, weight_decay, optimizer.pop("layer_decay", None))
+        scales = {key: optimizer.pop(key) for key in ("layer_decay", "network_scale") if key in optimizer}
+        groups = param_groups(model, lr, weight_decay, **scales)
         built = create_optimizer_v2(groups, optimizer.pop("opt"), lr=lr, weight_decay=weight_decay, **optimizer)
         return OPTIM_WRAPPERS.build({"type": "OptimWrapper", **self.cfg, "optimizer": built})

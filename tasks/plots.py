@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .checkpoints import write_atomically
 
-__all__ = ["draw_confusion", "draw_curves", "save_figure"]
+__all__ = ["draw_confusion", "draw_curves", "save_figure", "unused_name"]
 
 SMOOTH = 50  # pieces a loss curve is averaged into
 
@@ -21,6 +21,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomically(buffer.getvalue(), path)
+
+
+def unused_name(name: str, names: set[str]) -> str:
+    """``name``, or with a number where pictures of different folders share it; noted down in ``names``."""
+    number, free = 1, name
+    while free in names:
+        number, free = number + 1, f"{name}_{number + 1}"
+    names.add(free)
+    return free
 
 
 def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:

@@ -1,34 +1,30 @@
 """Labelled images from folders, tar files and IDX files, augmented by timm.
 
-A sample's augmentation is drawn from generators seeded with (seed, epoch, copy, index of the image): the same
-whichever process or worker loads it, so neither their number nor an interruption changes what a run is trained on.
-"""
+A sample's augmentation follows from its seed (see `sampling`)."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import logging
-import random
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler
 from mmengine.logging import print_log
-from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import create_transform
 from timm.data.readers import create_reader
 from timm.data.readers.img_extensions import get_img_extensions
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from ..hooks import seed_all
+from ..sampling import SeededSampler, seeded
 
 __all__ = ["FashionMNIST", "ImageFolder", "SeededSampler", "read_idx"]
 
@@ -36,32 +32,6 @@ FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # where Debian's package pu
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-
-
-@DATA_SAMPLERS.register_module()
-class SeededSampler(DefaultSampler):
-    """mmengine's sampler, which gives every sample its seed along: ``(seed, epoch, copy, index)``.
-
-    Args:
-        *args: of `mmengine.dataset.DefaultSampler`.
-        repeats: differently augmented copies of an image that follow each other (on several processes: that are in the
-            same global batch), as DeiT trains (arXiv 2012.12877; repeated augmentation, arXiv 1901.09335). An epoch
-            keeps its length, so it sees a part of the images.
-        **kwargs: of `mmengine.dataset.DefaultSampler`.
-    """
-
-    def __init__(self, *args: Any, repeats: int = 1, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.repeats = repeats
-
-    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
-        images = len(self.dataset)
-        order = range(images)
-        if self.shuffle:
-            order = torch.randperm(images, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
-        for place in range(self.rank, self.total_size, self.world_size):
-            image, copy = divmod(place, self.repeats)
-            yield self.seed, self.epoch, copy, order[image % images]
 
 
 class LabelledImages(Dataset, ABC):
@@ -103,21 +73,9 @@ class LabelledImages(Dataset, ABC):
         return len(self.indices)
 
     def __getitem__(self, key: int | tuple[int, ...]) -> tuple[torch.Tensor, int]:
-        index = key[-1] if isinstance(key, tuple) else key
-        image, label = self._readable(index)
-        if not isinstance(key, tuple):
+        with seeded(key) as index:
+            image, label = self._readable(index)
             return self.transform(image), label
-        if get_worker_info() is not None:
-            seed_all(*key)
-            return self.transform(image), label
-        # In the training process itself, whose own randomness must stay what it is.
-        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        seed_all(*key)
-        out = self.transform(image), label
-        random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
-        torch.set_rng_state(state[2])
-        return out
 
     def _readable(self, index: int) -> tuple[Image.Image, int]:
         """The image, or the next one that can be read."""

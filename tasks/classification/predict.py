@@ -15,6 +15,7 @@ from timm.data import create_transform
 from torch import nn
 
 from ..checkpoints import write_atomically
+from ..plots import unused_name
 
 __all__ = ["annotate", "predict"]
 
@@ -49,7 +50,7 @@ def predict(
             share = model(x)[0].softmax(0)  # (C,)
         best = share.argsort(descending=True)[:5].tolist()
         found = [{"class": classes[i], "probability": round(float(share[i]), 4)} for i in best]
-        name = _unused(f"{Path(path).stem}_labelled", names)
+        name = unused_name(f"{Path(path).stem}_labelled", names)
         buffer = BytesIO()
         annotate(picture, found[:3]).save(buffer, format="png")
         write_atomically(buffer.getvalue(), out / f"{name}.png")
@@ -85,12 +86,3 @@ def _open(path: Path) -> Image.Image:
         raise FileNotFoundError(f"{path}: no such picture") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: not a picture that can be read: {error}") from error
-
-
-def _unused(name: str, names: set[str]) -> str:
-    """``name``, or with a number where pictures of different folders share it."""
-    number, free = 1, name
-    while free in names:
-        number, free = number + 1, f"{name}_{number + 1}"
-    names.add(free)
-    return free

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -300,3 +301,23 @@ def _write_list(path: Path, lines: Sequence[str]) -> Path:
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines))
     return path
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--train", default=4000, show_default=True, help="Frames for training.")
+@click.option("--test", default=200, show_default=True, help="Frames for testing, of other scenes.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--scale", default=0.2, show_default=True, help="Of the real camera's pixels on each side.")
+@click.option("--streets", is_flag=True, help="Streets in KITTI's format instead of rooms in NYU's.")
+def main(root: Path, train: int, test: int, seed: int, scale: float, streets: bool) -> None:
+    """Writes a rendered data set into ROOT; streets have their depth in ROOT/data_depth_annotated."""
+    if streets:
+        lists = write_kitti(root, root / "data_depth_annotated", train, test, seed, scale)
+    else:
+        lists = write_nyu(root, train, test, seed, scale)
+    click.echo("\n".join(map(str, lists)))
+
+
+if __name__ == "__main__":
+    main()

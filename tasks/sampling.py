@@ -1,0 +1,67 @@
+"""Samples that carry the seed of their own augmentation.
+
+What is drawn for a sample follows from (seed, epoch, copy, index): the same whichever process or worker loads it, so
+neither their number nor an interruption changes what a run is trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import get_worker_info
+
+from .hooks import seed_all
+
+__all__ = ["SeededSampler", "seeded"]
+
+
+@DATA_SAMPLERS.register_module()
+class SeededSampler(DefaultSampler):
+    """mmengine's sampler, which gives every sample its seed along: ``(seed, epoch, copy, index)``.
+
+    Args:
+        *args: of `mmengine.dataset.DefaultSampler`.
+        repeats: differently augmented copies of an image that follow each other (on several processes: that are in the
+            same global batch), as DeiT trains (arXiv 2012.12877; repeated augmentation, arXiv 1901.09335). An epoch
+            keeps its length, so it sees a part of the images.
+        **kwargs: of `mmengine.dataset.DefaultSampler`.
+    """
+
+    def __init__(self, *args: Any, repeats: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.repeats = repeats
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        images = len(self.dataset)
+        order = range(images)
+        if self.shuffle:
+            order = torch.randperm(images, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        for place in range(self.rank, self.total_size, self.world_size):
+            image, copy = divmod(place, self.repeats)
+            yield self.seed, self.epoch, copy, order[image % images]
+
+
+@contextmanager
+def seeded(key: int | tuple[int, ...]) -> Iterator[int]:
+    """The index in what a sampler gave; inside, all generators are seeded with the rest of it, if it is a tuple."""
+    if not isinstance(key, tuple):
+        yield key
+    elif get_worker_info() is not None:
+        seed_all(*key)
+        yield key[-1]
+    else:  # in the training process itself, whose own randomness must stay what it is
+        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        seed_all(*key)
+        try:
+            yield key[-1]
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])  # noqa: NPY002
+            torch.set_rng_state(state[2])
