@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from .. import configs as packaged
 from . import hooks  # noqa: F401  (registers them)
 from . import optim as _optim  # noqa: F401
+from . import sampling as _sampling  # noqa: F401
 from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
 
 __all__ = [

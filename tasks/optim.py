@@ -77,21 +77,23 @@ def param_groups(
         lr: learning rate of the last layers.
         weight_decay: of all parameters but one-dimensional ones and what a network's ``no_weight_decay()`` names.
         layer_decay: factor on the learning rate from one layer of a network to the one before (BEiT, arXiv 2106.08254);
-            layers are those of the network's ``group_matcher``.
-        network_scale: factor on the learning rate of the timm networks, e.g. 0.1 where they are pre-trained and the
-            head is not.
+            layers are those of the network's ``group_matcher``. Where a detector, a segmentor or any other head follows
+            the networks, that is the last layer, as in BEiT's and ViTDet's recipes.
+        network_scale: factor on the learning rate of all networks, e.g. 0.1 where they are pre-trained and the head is
+            not.
     """
     groups: list[dict[str, Any]] = []
-    grouped: set[int] = set()
-    for net in _timm_networks(model):
+    networks = list(_timm_networks(model))
+    grouped = {id(parameter) for net in networks for parameter in net.parameters()}
+    rest = [p for p in model.parameters() if id(p) not in grouped and p.requires_grad]
+    behind = network_scale * (layer_decay if rest and layer_decay is not None else 1.0)
+    for net in networks:
         exempt = net.no_weight_decay() if hasattr(net, "no_weight_decay") else set()
         if layer_decay is None:
             own = param_groups_weight_decay(net, weight_decay, no_weight_decay_list=exempt)
         else:
             own = param_groups_layer_decay(net, weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay)
-        groups += [{**group, "lr_scale": network_scale * group.get("lr_scale", 1.0)} for group in own]
-        grouped |= {id(parameter) for parameter in net.parameters()}
-    rest = [p for p in model.parameters() if id(p) not in grouped and p.requires_grad]
+        groups += [{**group, "lr_scale": behind * group.get("lr_scale", 1.0)} for group in own]
     groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay})
     groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0})
     # mmengine's schedulers multiply what a group starts from, so timm's lr_scale goes into that.

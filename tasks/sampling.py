@@ -1,7 +1,7 @@
-"""Samples that carry the seed of their own augmentation.
+"""Which samples an epoch has, and what their augmentation is drawn from: functions of the seed and the place alone.
 
-What is drawn for a sample follows from (seed, epoch, copy, index): the same whichever process or worker loads it, so
-neither their number nor an interruption changes what a run is trained on.
+A sample's augmentation is drawn from generators seeded with (seed, epoch, copy, index of the image): the same
+whichever process or worker loads it, so neither their number nor an interruption changes what a run is trained on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,37 @@ from torch.utils.data import get_worker_info
 
 from .hooks import seed_all
 
-__all__ = ["SeededSampler", "seeded"]
+__all__ = ["SeededItems", "SeededSampler", "seeded"]
+
+
+@contextmanager
+def seeded(key: int | tuple[int, ...]) -> Iterator[None]:
+    """Seeds all generators with ``key`` while a sample is made; a plain index leaves them alone.
+
+    Outside of workers this is the training process itself, whose own randomness is put back.
+    """
+    if not isinstance(key, tuple):
+        yield
+        return
+    inside = get_worker_info() is None
+    state = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if inside else None  # noqa: NPY002
+    seed_all(*key)
+    yield
+    if state is not None:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.set_rng_state(state[2])
+
+
+class SeededItems:
+    """Mixed into a data set of mmengine (``class Mine(SeededItems, BaseDataset)``): it takes `SeededSampler`'s keys."""
+
+    def get_data_info(self, idx: int | tuple[int, ...]) -> dict[str, Any]:
+        return super().get_data_info(idx[-1] if isinstance(idx, tuple) else idx)
+
+    def __getitem__(self, idx: int | tuple[int, ...]) -> dict[str, Any]:
+        with seeded(idx):
+            return super().__getitem__(idx[-1] if isinstance(idx, tuple) else idx)
 
 
 @DATA_SAMPLERS.register_module()
@@ -46,22 +76,3 @@ class SeededSampler(DefaultSampler):
         for place in range(self.rank, self.total_size, self.world_size):
             image, copy = divmod(place, self.repeats)
             yield self.seed, self.epoch, copy, order[image % images]
-
-
-@contextmanager
-def seeded(key: int | tuple[int, ...]) -> Iterator[int]:
-    """The index in what a sampler gave; inside, all generators are seeded with the rest of it, if it is a tuple."""
-    if not isinstance(key, tuple):
-        yield key
-    elif get_worker_info() is not None:
-        seed_all(*key)
-        yield key[-1]
-    else:  # in the training process itself, whose own randomness must stay what it is
-        state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        seed_all(*key)
-        try:
-            yield key[-1]
-        finally:
-            random.setstate(state[0])
-            np.random.set_state(state[1])  # noqa: NPY002
-            torch.set_rng_state(state[2])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d, pad_same
@@ -15,7 +14,7 @@ from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ... import backbones  # noqa: F401  (registers our models with timm)
+from ..backbone import create_dense_network
 from .dpt import Tap, TapSpec
 
 PositionResize = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
@@ -217,10 +216,6 @@ class PyramidTaps(nn.Module):
         return [(norm(x), None) for norm, x in zip(self.norms, maps, strict=True)]
 
 
-# What makes a timm constructor accept images of any size, tried in this order.
-_ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-
-
 def timm_taps(name: str, **kwargs: Any) -> nn.Module:
     """Four feature maps of any model that ``timm.create_model`` knows, the zoo's included.
 
@@ -231,21 +226,9 @@ def timm_taps(name: str, **kwargs: Any) -> nn.Module:
     Raises:
         ValueError: the model does not give intermediate maps, or not four.
     """
-    model = _create_for_any_size(name, num_classes=0, **kwargs)
-    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
-        raise ValueError(f"{name}: this model of timm does not hand out its intermediate maps; choose another backbone")
+    model = create_dense_network(name, **kwargs)
     strides = {info["reduction"] for info in model.feature_info}
     return IsotropicTaps(model) if len(strides) == 1 else PyramidTaps(model)
-
-
-def _create_for_any_size(name: str, **kwargs: Any) -> nn.Module:
-    for option in _ANY_SIZE:
-        try:
-            return timm.create_model(name, **option, **kwargs)
-        except TypeError as error:
-            if not option or next(iter(option)) not in str(error):
-                raise
-    raise AssertionError("the last option is empty")
 
 
 VIT_BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}

@@ -57,9 +57,11 @@ class DepthFrames(Dataset, ABC):
         """A frame without the transform."""
 
     def __getitem__(self, key: int | tuple[int, ...]) -> Sample:
-        with seeded(key) as index:
-            sample = self.load(index)
-            return sample if self.transform is None else self.transform(sample)
+        sample = self.load(key[-1] if isinstance(key, tuple) else key)
+        if self.transform is None:
+            return sample
+        with seeded(key):
+            return self.transform(sample)
 
 
 class RGBDFrames(DepthFrames):

@@ -1,0 +1,3 @@
+"""Object detection and instance segmentation."""
+
+from __future__ import annotations
