@@ -1,4 +1,5 @@
-"""DPT-Large on NYU Depth v2, from ImageNet weights; for a ViT-B so trained MDE-Toolbox reports AbsRel 0.135, RMSE 0.413.
+"""DPT-Large on NYU Depth v2, from ImageNet weights; for a ViT-B so trained MDE-Toolbox reports AbsRel 0.135,
+RMSE 0.413.
 
 torchrun --standalone --nproc_per_node=2 -m mixerzoo.tasks.cli train depth/dpt_large_nyu --data NYU \\
         --cfg-options model.net.pretrained=True

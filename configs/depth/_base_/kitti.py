@@ -1,5 +1,5 @@
-"""KITTI raw with the improved ground truth, lists of the BTS line (arXiv 1907.10326): 23,158 frames to train, and the 652
-of Eigen's 697 test frames that have it.
+"""KITTI raw with the improved ground truth, lists of the BTS line (arXiv 1907.10326): 23,158 frames to train, and the
+652 of Eigen's 697 test frames that have it.
 
 Training: KB crop, rotation by 2.5°, flip, 352×704 crop, gamma, brightness and colour 0.9 to 1.1 (BTS, MDE-Toolbox).
 Test: the KB crop pasted into the whole picture, Garg crop, a cap of 80 m (protocol `kitti_bts`).
