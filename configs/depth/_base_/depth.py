@@ -9,6 +9,12 @@ custom_imports = {
     ]
 }
 predictor = "mixerzoo.tasks.depth.predict"
+headline = {
+    "metric": "depth/abs_rel",
+    "label": "AbsRel",
+    "best": "lowest",
+    "others": {"depth/delta1": "δ1", "depth/rmse": "RMSE m", "depth/silog": "SILog"},
+}
 predict_cfg = {"point_cloud": False, "focal": None}
 
 model = {"type": "DepthModel"}

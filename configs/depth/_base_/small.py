@@ -9,7 +9,7 @@ _train, _eval = (
 
 model = {
     "convention": _convention,
-    "net": {"max_depth": 10.0, "features": 64},
+    "net": {"max_depth": 10.0, "features": 32},
     "loss": {"name": "silog", "lam": 0.85, "weight": 1.0},
     "depth_range": (1e-3, 10.0),
 }
