@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ class ReportHook(Hook):
 
 
 def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
-    return {key: value for key, value in (metrics or {}).items() if isinstance(value, int | float)}
+    return {key: value for key, value in (metrics or {}).items() if isinstance(value, Real)}
 
 
 def _last(runner: Any, key: str) -> float:

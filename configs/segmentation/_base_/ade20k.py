@@ -1,0 +1,47 @@
+"""ADE20K (Zhou et al., CVPR 2017) as the papers train on it: images scaled by 0.5 to 2 about a short side of 512, crops
+of 512×512 with at most 75 % of one class, mirrored, recoloured; tested whole at a short side of 512.
+
+`data_root` is the release's folder, with `images/` and `annotations/` in it. `batch_size` is per process: 8 × 2.
+"""
+
+_train = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations"},
+    {"type": "RandomResize", "scale": (2048, 512), "ratio_range": (0.5, 2.0), "keep_ratio": True},
+    {"type": "RandomCrop", "crop_size": (512, 512), "cat_max_ratio": 0.75},
+    {"type": "RandomFlip", "prob": 0.5},
+    {"type": "PhotoMetricDistortion"},
+    {"type": "PackSegInputs"},
+]
+_test = [  # the label file is read after resizing, because predictions are measured at its size
+    {"type": "LoadImageFromFile"},
+    {"type": "Resize", "scale": (2048, 512), "keep_ratio": True},
+    {"type": "LoadAnnotations"},
+    {"type": "PackSegInputs"},
+]
+_dataset = {"type": "SeededADE20K", "data_root": "data/ade/ADEChallengeData2016"}
+
+train_dataloader = {
+    "batch_size": 2,
+    "num_workers": 4,
+    "persistent_workers": True,
+    "drop_last": True,
+    "sampler": {"type": "SeededSampler", "shuffle": True},
+    "dataset": {
+        **_dataset,
+        "data_prefix": {"img_path": "images/training", "seg_map_path": "annotations/training"},
+        "pipeline": _train,
+    },
+}
+val_dataloader = {
+    "batch_size": 1,
+    "num_workers": 4,
+    "persistent_workers": True,
+    "sampler": {"type": "DefaultSampler", "shuffle": False},
+    "dataset": {
+        **_dataset,
+        "data_prefix": {"img_path": "images/validation", "seg_map_path": "annotations/validation"},
+        "pipeline": _test,
+    },
+}
+test_dataloader = val_dataloader

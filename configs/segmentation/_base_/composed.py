@@ -1,0 +1,47 @@
+"""Fashion-MNIST's items on photographs, in ADE20K's layout; a small UperNet, so that a CPU can train it.
+
+    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128
+
+Eleven classes: background and ten items. To train the same model on ADE20K, take `ade20k.py` for this file's data.
+"""
+
+_base_ = "upernet.py"
+
+_train = [
+    {"type": "LoadImageFromFile"},
+    {"type": "LoadAnnotations"},
+    {"type": "RandomFlip", "prob": 0.5},
+    {"type": "PhotoMetricDistortion"},
+    {"type": "PackSegInputs"},
+]
+_test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+_dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128/ade/ADEChallengeData2016"}
+
+train_dataloader = {
+    "batch_size": 8,
+    "num_workers": 2,
+    "persistent_workers": True,
+    "drop_last": True,
+    "sampler": {"type": "SeededSampler", "shuffle": True},
+    "dataset": {
+        **_dataset,
+        "data_prefix": {"img_path": "images/training", "seg_map_path": "annotations/training"},
+        "pipeline": _train,
+    },
+}
+val_dataloader = {
+    "batch_size": 8,
+    "num_workers": 2,
+    "sampler": {"type": "DefaultSampler", "shuffle": False},
+    "dataset": {
+        **_dataset,
+        "data_prefix": {"img_path": "images/validation", "seg_map_path": "annotations/validation"},
+        "pipeline": _test,
+    },
+}
+test_dataloader = val_dataloader
+model = {
+    "data_preprocessor": {"size": None, "size_divisor": 32},
+    "decode_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}},
+    "auxiliary_head": None,
+}

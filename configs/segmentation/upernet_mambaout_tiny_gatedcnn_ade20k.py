@@ -1,0 +1,24 @@
+"""MambaOut-Tiny with UperNet on ADE20K.
+
+The authors released no code for it. Their words (yuweihao/MambaOut#251): Swin's configuration with a LayerNorm on
+each stage's output, learning rate 1e-4, drop path 0.3, no layer-wise decay. Published (arXiv 2405.07992, table 3):
+47.4 / 48.6 mIoU (single / multi-scale), 54 M, 938 G.
+
+    mixerzoo train segmentation/upernet_mambaout_tiny_gatedcnn_ade20k
+"""
+
+_base_ = [
+    "_base_/upernet.py",
+    "_base_/ade20k.py",
+    "_base_/schedule_160k.py",
+]
+optim_wrapper = {"optimizer": {"lr": 1e-4}}
+model = {
+    "backbone": {
+        "name": "mambaout_tiny_gatedcnn",
+        "drop_path_rate": 0.3,
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
+    },
+    "decode_head": {"in_channels": [96, 192, 384, 576]},
+    "auxiliary_head": {"in_channels": 384},
+}

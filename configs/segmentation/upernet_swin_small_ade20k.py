@@ -1,0 +1,23 @@
+"""Swin-Small (timm's) with UperNet on ADE20K.
+
+mmseg's swin-small-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512: AdamW 6e-5, drop path 0.3. Published
+(arXiv 2103.14030; for the base size its repository): 47.6 / 49.5 mIoU (single / multi-scale), 81 M, 1038 G.
+
+    mixerzoo train segmentation/upernet_swin_small_ade20k
+"""
+
+_base_ = [
+    "_base_/upernet.py",
+    "_base_/ade20k.py",
+    "_base_/schedule_160k.py",
+]
+optim_wrapper = {"optimizer": {"lr": 6e-5}}
+model = {
+    "backbone": {
+        "name": "swin_small_patch4_window7_224.ms_in1k",
+        "drop_path_rate": 0.3,
+        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
+    },
+    "decode_head": {"in_channels": [96, 192, 384, 768]},
+    "auxiliary_head": {"in_channels": 384},
+}

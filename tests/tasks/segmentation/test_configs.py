@@ -1,0 +1,78 @@
+"""Every packaged segmentation config: it builds, its channels fit, and it costs what the papers print."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mixerzoo.tasks import engine
+from mmengine.optim import build_optim_wrapper
+
+pytest.importorskip("mmseg", reason="needs the extra mm")
+
+from mixerzoo.tasks.segmentation.flops import network_for_counting
+from torch.utils.flop_counter import FlopCounterMode
+
+NAMES = engine.config_names("segmentation")
+QUICK = [name for name in NAMES if "composed" in name or "/h2/" in name]
+MIXERS = ("gatedcnn", "s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
+# M parameters and G multiply-adds: MambaOut's table 3 (arXiv 2405.07992), VMamba's README, Swin's table 3 (2103.14030)
+PUBLISHED = {
+    "mambaout_tiny_gatedcnn": (54, 938),
+    "mambaout_small_gatedcnn": (76, 1032),
+    "mambaout_base_gatedcnn": (112, 1178),
+    "vmamba_tiny_s1l8": (62, 949),
+    "vmamba_small_s2l15": (82, 1028),
+    "vmamba_base_s2l15": (122, 1170),
+    "swin_tiny": (60, 945),
+    "swin_small": (81, 1038),
+    "swin_base": (121, 1188),
+}
+
+
+def _builds(name):
+    cfg = engine.load_config(name)
+    network, inputs = network_for_counting(cfg, (64, 128))
+    with torch.no_grad():
+        logits = network(*inputs)
+    assert logits.shape == (1, cfg.model.decode_head.num_classes, 16, 32)
+    build_optim_wrapper(network, cfg.optim_wrapper)
+    assert cfg.headline == "seg/mIoU"
+    assert name in engine.find_config(name).read_text() or "/h2/" in name  # its command is its own
+
+
+def test_there_is_one_for_every_mixer_and_length():
+    assert {f"segmentation/h2/{mixer}_{length}" for mixer in MIXERS for length in ("short", "long")} <= set(NAMES)
+    assert {f"segmentation/upernet_mambaout_tiny_{mixer}_ade20k" for mixer in MIXERS} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_small_configs_build(name):
+    _builds(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in QUICK])
+def test_ade20k_configs_build(name):
+    _builds(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_and_multiply_adds_are_the_published_ones(name):
+    network, inputs = network_for_counting(engine.load_config(f"segmentation/upernet_{name}_ade20k"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs)
+    parameters, multiply_adds = PUBLISHED[name]
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(parameters, rel=0.02)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(multiply_adds, rel=0.02)
+
+
+def test_recipes_of_the_papers():
+    mambaout = engine.load_config("segmentation/upernet_mambaout_base_gatedcnn_ade20k")
+    vmamba = engine.load_config("segmentation/upernet_vmamba_tiny_s1l8_ade20k")
+    vim = engine.load_config("segmentation/upernet_vim_small_ade20k")
+    assert [cfg.optim_wrapper.optimizer.lr for cfg in (mambaout, vmamba, vim)] == [1e-4, 6e-5, 1e-4]
+    assert [cfg.optim_wrapper.optimizer.weight_decay for cfg in (mambaout, vmamba, vim)] == [0.01, 0.01, 0.05]
+    assert [cfg.model.backbone.drop_path_rate for cfg in (mambaout, vmamba, vim)] == [0.6, 0.2, 0.05]
+    assert [cfg.train_cfg.max_iters for cfg in (mambaout, vmamba, vim)] == [160000, 160000, 60000]
+    assert [cfg.param_scheduler[1].end for cfg in (mambaout, vmamba, vim)] == [160000, 160000, 60000]

@@ -1,0 +1,258 @@
+"""mmseg's UperNet on the engine: training, testing, predicting, data checks, and mmseg's own way with our backbone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from mixerzoo.tasks import engine
+from mixerzoo.tasks.checkpoints import read_checkpoint
+from mixerzoo.tasks.cli import main
+from mixerzoo.tasks.detection import composed
+from PIL import Image
+
+from ..conftest import DATA, as_arguments
+
+pytest.importorskip("mmseg", reason="needs the extra mm")
+
+from mixerzoo.tasks.segmentation.check import check_data
+
+CONFIG = "segmentation/upernet_mambaout_femto_gatedcnn_composed"
+MODEL = {
+    "model.backbone.depths": (1, 1, 1, 1),
+    "model.backbone.dims": (16, 24, 32, 48),
+    "model.decode_head.in_channels": [16, 24, 32, 48],
+    "model.decode_head.channels": 16,
+}
+SMALL = {
+    **MODEL,
+    "train_cfg.max_epochs": 12,
+    "train_cfg.val_interval": 12,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False,
+    "val_dataloader.num_workers": 0,
+    "test_dataloader.num_workers": 0,
+    "optim_wrapper.optimizer.lr": 5e-3,
+    "param_scheduler.0.end": 6,
+    "param_scheduler.1.begin": 6,
+}
+TESTING = {key: value for key, value in SMALL.items() if key.startswith(("model", "test_dataloader"))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The folder that --data takes: 24 and 8 pictures of 64×64."""
+    folder = tmp_path_factory.mktemp("data") / "set"
+    composed.compose(folder, 24, 8, 64, (1, 3), (24, 48), root=DATA)
+    return folder / "ade/ADEChallengeData2016"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    return engine.train(CONFIG, tmp_path_factory.mktemp("runs") / "trained", options=SMALL, data=data, check_data=True)
+
+
+def in_process(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_training_learns_and_testing_gives_the_last_validation(trained, data):
+    result = json.loads((trained / "result.json").read_text())
+    history = read_checkpoint(trained / "epoch_12.pth")["message_hub"]["log_scalars"]["train/loss"][0]
+    assert history[-3:].mean() < 0.6 * history[:3].mean()
+    assert result["metrics"]["seg/aAcc"] > 40  # of pixels; a third to two thirds are background
+    assert result["iterations"] == 12 * 3
+    tested = in_process("test", CONFIG, trained / "epoch_12.pth", "--data", data, *as_arguments(TESTING))
+    assert tested.exit_code == 0, tested.output
+    for key in ("seg/mIoU", "seg/aAcc", "seg/mAcc"):
+        assert f"{key} {result['metrics'][key]:.2f}" in tested.output
+
+
+def test_predict_draws_the_classes_onto_pictures(trained, data, tmp_path):
+    images = sorted((data / "images/validation").iterdir())[:2]
+    odd = tmp_path / "odd.png"
+    Image.open(images[0]).resize((75, 50)).convert("L").save(odd)  # no multiple of anything, and grey
+    out = tmp_path / "out"
+    options = as_arguments(TESTING)
+    predicted = in_process("predict", CONFIG, trained / "epoch_12.pth", *images, odd, "--out", out, *options)
+    assert predicted.exit_code == 0, predicted.output
+    records = json.loads((out / "predictions.json").read_text())
+    assert [record["image"] for record in records] == [str(path) for path in (*images, odd)]
+    for record in records:
+        with Image.open(record["image"]) as picture, Image.open(out / record["labels"]) as labels:
+            assert labels.size == picture.size
+            values, counts = np.unique(np.asarray(labels), return_counts=True)
+        assert values.min() >= 1  # 0 is ADE20K's "other", which is never predicted
+        assert values.max() <= 11
+        named = {composed.ADE_CLASSES[v - 1]: c / counts.sum() for v, c in zip(values, counts, strict=True)}
+        assert {item["class"]: item["share"] for item in record["classes"]} == pytest.approx(named, abs=1e-4)
+        with Image.open(out / record["picture"]) as drawn:
+            assert drawn.width >= 320
+
+
+def test_predict_writes_nothing_if_a_picture_is_none(trained, tmp_path):
+    (tmp_path / "no.png").write_text("no picture")
+    out = tmp_path / "out"
+    options = as_arguments(TESTING)
+    result = in_process("predict", CONFIG, trained / "epoch_12.pth", tmp_path / "no.png", "--out", out, *options)
+    assert result.exit_code == 1
+    assert "no.png: not a picture" in result.output
+    assert not out.exists()
+
+
+def _without_labels(folder):
+    sorted((folder / "annotations/training").iterdir())[3].unlink()
+
+
+def _with_label_200(folder):
+    Image.new("L", (64, 64), 200).save(sorted((folder / "annotations/validation").iterdir())[1])
+
+
+def _of_another_size(folder):
+    Image.new("L", (32, 64), 1).save(sorted((folder / "annotations/training").iterdir())[0])
+
+
+def _in_colour(folder):
+    Image.new("RGB", (64, 64), "red").save(sorted((folder / "annotations/training").iterdir())[5])
+
+
+def _broken(folder):
+    path = sorted((folder / "images/training").iterdir())[7]
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _empty(folder):
+    for path in (folder / "images/validation").iterdir():
+        path.unlink()
+
+
+def _no_folder(folder):
+    shutil.rmtree(folder / "annotations/training")
+
+
+@pytest.mark.parametrize(
+    ("damage", "cheap", "message"),
+    [
+        (_without_labels, True, "ADE_train_00000004.png: no such label file; every image needs one"),
+        (_with_label_200, False, "ADE_val_00000002.png: label 200, but with 11 classes the largest is 11"),
+        (_of_another_size, True, "32×64 pixels, but its image 64×64"),
+        (_in_colour, False, "ADE_train_00000006.png: expected one channel of 8 bits"),
+        (_broken, False, "ADE_train_00000008.jpg: not a"),
+        (_empty, True, "images/validation: no image that ends in .jpg"),
+        (_no_folder, True, "annotations/training: no such folder; put the data there or give its place as --data"),
+    ],
+)
+def test_damaged_data_is_found_before_training(damage, cheap, message, data, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(data, folder)
+    damage(folder)
+    arguments = [*as_arguments(MODEL), "--data", folder, "--work-dir", tmp_path / "run"]
+    if not cheap:
+        arguments.append("--check-data")
+    result = in_process("train", CONFIG, *arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert len(result.output.strip().splitlines()[-1]) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_sound_data_passes(data):
+    cfg = engine.load_config(CONFIG, data=data)
+    assert check_data(cfg, thorough=True) == 24 + 8  # validation and test set are one
+    cfg.model.decode_head.num_classes = 150
+    with pytest.raises(
+        ValueError, match=r"num_classes is 150, but train_dataloader\.dataset has 11 classes; set it to 11"
+    ):
+        check_data(cfg)
+
+
+def test_mmseg_runs_its_own_way_with_nothing_but_custom_imports(data, tmp_path):
+    """A config as mmseg's users write it, through mmengine's own Runner as mmseg's tools/train.py does."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    loader = {
+        "batch_size": 4,
+        "num_workers": 0,
+        "sampler": {"type": "InfiniteSampler", "shuffle": True},
+        "dataset": {
+            "type": "ADE20KDataset",
+            "data_root": str(data),
+            "data_prefix": {"img_path": "images/training", "seg_map_path": "annotations/training"},
+            "pipeline": [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}],
+        },
+    }
+    head = {
+        "type": "FCNHead", "in_channels": 48, "in_index": 3, "channels": 8, "num_convs": 1, "num_classes": 150,
+        "norm_cfg": {"type": "BN"},
+    }  # fmt: skip
+    cfg = Config(
+        {
+            "custom_imports": {"imports": ["mixerzoo.tasks.segmentation"], "allow_failed_imports": False},
+            "default_scope": "mmseg",
+            "model": {
+                "type": "EncoderDecoder",
+                "data_preprocessor": {"type": "SegDataPreProcessor", "size": (64, 64)},
+                "backbone": {
+                    "type": "TimmBackbone", "name": "mambaout_femto_ss2d", "depths": (1, 1, 1, 1),
+                    "dims": (16, 24, 32, 48), "norm_outputs": True,
+                },
+                "decode_head": head,
+                "test_cfg": {"mode": "whole"},
+            },
+            "train_dataloader": loader,
+            "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 2},
+            "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": 1e-3}},
+            "work_dir": str(tmp_path),
+            "log_level": "ERROR",
+        }
+    )  # fmt: skip
+    runner = Runner.from_cfg(cfg)
+    before = {name: value.clone() for name, value in runner.model.backbone.named_parameters()}
+    runner.train()
+    assert runner.iter == 2
+    moved = [not torch.equal(before[name], value) for name, value in runner.model.backbone.named_parameters()]
+    assert np.mean(moved) > 0.9
+
+
+@pytest.mark.slow
+def test_an_iteration_based_run_goes_on_with_the_same_bits_on_ade20k_layout(data, tmp_path):
+    """ADE20K's own config, made small, on the composed set by --data alone; broken off after two of four iterations."""
+    options = {
+        **MODEL,
+        "model.auxiliary_head.in_channels": 32,
+        "model.auxiliary_head.channels": 8,
+        "model.data_preprocessor.size": (64, 64),
+        "model.backbone.init_cfg": None,
+        "train_dataloader.dataset.pipeline.2.scale": (256, 64),
+        "train_dataloader.dataset.pipeline.3.crop_size": (64, 64),
+        "train_dataloader.num_workers": 1,
+        "test_dataloader.dataset.pipeline.1.scale": (256, 64),
+        "val_dataloader.dataset.pipeline.1.scale": (256, 64),
+        "train_cfg.val_interval": 2,
+        "default_hooks.checkpoint.interval": 2,
+        "param_scheduler.0.end": 2,
+        "param_scheduler.1.begin": 2,
+        "param_scheduler.1.end": 5,
+    }
+    config = "segmentation/upernet_mambaout_tiny_gatedcnn_ade20k"
+    whole = engine.train(config, tmp_path / "whole", options={**options, "train_cfg.max_iters": 4}, data=data)
+    broken = engine.train(config, tmp_path / "broken", options={**options, "train_cfg.max_iters": 2}, data=data)
+    engine.train(config, broken, resume=True, options={**options, "train_cfg.max_iters": 4}, data=data)
+    a, b = (read_checkpoint(folder / "iter_4.pth")["state_dict"] for folder in (whole, broken))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    results = [json.loads((folder / "result.json").read_text())["metrics"] for folder in (whole, broken)]
+    assert results[0] == results[1]
+    assert set(results[0]) == {"seg/aAcc", "seg/mIoU", "seg/mAcc"}
+
+
+@pytest.mark.slow
+def test_mixed_precision(data, tmp_path):
+    options = {**SMALL, "train_cfg.max_epochs": 3, "train_cfg.val_interval": 3}
+    folder = engine.train(CONFIG, tmp_path / "amp", amp="bfloat16", options=options, data=data)
+    assert np.isfinite(json.loads((folder / "result.json").read_text())["metrics"]["seg/aAcc"])
