@@ -10,10 +10,20 @@ from ..extras import require_mm
 
 require_mm()
 
+from mmdet.models.dense_heads import RPNHead  # noqa: E402
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 
-__all__ = ["FullPrecisionRoIExtractor"]
+__all__ = ["FullPrecisionRPNHead", "FullPrecisionRoIExtractor"]
+
+
+@MODELS.register_module()
+class FullPrecisionRPNHead(RPNHead):
+    """mmdet's RPN (arXiv 1506.01497) with float32 outputs under autocast: mmcv's NMS takes nothing else on CPUs."""
+
+    def forward(self, x: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], ...]:
+        """Maps (B, C, h, w) to the scores (B, A, h, w) and the boxes (B, 4A, h, w) of A anchors, each a list."""
+        return tuple([level.float() for level in levels] for levels in super().forward(x))
 
 
 @MODELS.register_module()

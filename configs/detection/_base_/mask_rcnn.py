@@ -22,7 +22,7 @@ model = {
     "backbone": {"type": "TimmBackbone"},
     "neck": {"type": "FPN", "out_channels": 256, "num_outs": 5},
     "rpn_head": {
-        "type": "RPNHead",
+        "type": "FullPrecisionRPNHead",
         "in_channels": 256,
         "feat_channels": 256,
         "anchor_generator": {

@@ -157,20 +157,23 @@ def test_a_sample_depends_on_its_place_alone(coco):
     assert len({tuple(x.flatten()[:64].tolist()) for x in samples[0][::2]}) == 2  # flipped in some epochs
 
 
-PUBLISHED = [  # parameters in millions and GMACs at 1280×800: MambaOut's table 2, VMamba's README
+# Parameters in millions and GMACs at 1280×800: MambaOut's table 2, VMamba's README. There VMamba-S has 384, which cannot
+# be: its classifiers S and T have 8.7 and 4.9 GMACs at 224×224. 20.4 times as many pixels make 77 of the difference, and
+# with T's 270 that is 347 (in the same way 484 for B, which has 485 there).
+PUBLISHED = [
     ("mambaout_tiny_gatedcnn", 43, 262),
-    ("mambaout_small_gatedcnn", 65, 354),
-    ("mambaout_base_gatedcnn", 100, 495),
     ("vmamba_tiny_s1l8", 50, 271),
-    ("vmamba_small_s2l15", 70, 384),
-    ("vmamba_base_s2l15", 108, 485),
-    ("swin_tiny", 48, 267),
-    ("swin_small", 69, 354),
-    ("swin_base", 107, 496),
+    pytest.param("mambaout_small_gatedcnn", 65, 354, marks=pytest.mark.slow),
+    pytest.param("mambaout_base_gatedcnn", 100, 495, marks=pytest.mark.slow),
+    pytest.param("vmamba_small_s2l15", 70, 270 + 77, marks=pytest.mark.slow),
+    pytest.param("vmamba_base_s2l15", 108, 485, marks=pytest.mark.slow),
+    pytest.param("swin_tiny", 48, 267, marks=pytest.mark.slow),
+    pytest.param("swin_small", 69, 354, marks=pytest.mark.slow),
+    pytest.param("swin_base", 107, 496, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("name", "millions", "gmacs"), PUBLISHED, ids=[name for name, *_ in PUBLISHED])
+@pytest.mark.parametrize(("name", "millions", "gmacs"), PUBLISHED)
 def test_whole_detectors_cost_what_papers_say(name, millions, gmacs):
     net, inputs = network_for_counting(engine.load_config(f"detection/mask_rcnn_{name}_1x_coco"), (800, 1280))
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
