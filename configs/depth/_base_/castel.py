@@ -3,8 +3,8 @@
 apt-get install visp-images-data && python -m mixerzoo.tasks.depth.sources castel data/castel
 
 Fine-tuning of what the synthetic config of the same name has trained: `--cfg-options load_from=RUN/epoch_N.pth`.
-Pictures are grey and resized to 96×128; predictions are scored at 480×640. The depth camera sits 2.5 cm beside the other
-one and is not registered to it, so edges of the ground truth are off by some pixels.
+Pictures are grey and resized to 96×128; predictions are scored at 480×640. The depth camera sits 2.5 cm beside the
+other one and is not registered to it, so edges of the ground truth are off by some pixels.
 """
 
 _base_ = "small.py"
