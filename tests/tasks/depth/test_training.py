@@ -202,7 +202,7 @@ MISTAKES = [
     ({"model.loss.name": "least_squares"}, "model: loss: least_squares is for predictions of the unit relative.*silog"),
     ({"model.net.name": "mambaout_femto_gatedcn"}, "model: unknown depth model.*mambaout_femto_gatedcnn"),
     ({"model.net.dephts": (1, 1)}, "model: MambaOut.*dephts"),
-    ({"model.convention.hight": 3}, "model: convention: expected height, width.*hight"),
+    ({"model.convention.hight": 3}, "model: .*Convention.*hight"),
     ({"val_evaluator.protocol": "nyuu"}, "protocol: expected one of nyu, .*got 'nyuu'"),
     ({"train_dataloader.dataset.files": "none.txt"}, "train_dataloader: .*none.txt: expected a text file"),
     ({"train_dataloader.dataset.transform.type": "nyu_trainin"}, "train_dataloader: .*nyu_trainin"),
