@@ -157,8 +157,8 @@ def test_a_sample_depends_on_its_place_alone(coco):
     assert len({tuple(x.flatten()[:64].tolist()) for x in samples[0][::2]}) == 2  # flipped in some epochs
 
 
-# Parameters in millions and GMACs at 1280×800: MambaOut's table 2, VMamba's README. There VMamba-S has 384, which cannot
-# be: its classifiers S and T have 8.7 and 4.9 GMACs at 224×224. 20.4 times as many pixels make 77 of the difference, and
+# Parameters in millions and GMACs at 1280×800: MambaOut's table 2, VMamba's README. There VMamba-S has 384, and cannot:
+# its classifiers S and T have 8.7 and 4.9 GMACs at 224×224. 20.4 times as many pixels make 77 of the difference, and
 # with T's 270 that is 347 (in the same way 484 for B, which has 485 there).
 PUBLISHED = [
     ("mambaout_tiny_gatedcnn", 43, 262),
@@ -180,6 +180,14 @@ def test_whole_detectors_cost_what_papers_say(name, millions, gmacs):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(*inputs)
     assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, rel=0.02)
+
+
+@pytest.mark.slow
+def test_analyze_counts_the_whole_detector_of_a_config():
+    result = in_process("analyze", "--config", "detection/mask_rcnn_mambaout_tiny_gatedcnn_1x_coco")
+    assert result.exit_code == 0, result.output
+    row = next(line for line in result.output.splitlines() if "1x_coco detector" in line)
+    assert row.split()[2:6] == ["800×1280", "43.13", "524", "262"]
 
 
 @pytest.mark.slow
