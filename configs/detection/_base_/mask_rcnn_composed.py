@@ -1,16 +1,16 @@
 """A small Mask R-CNN from scratch on small pictures composed of Fashion-MNIST's items, for one CPU core:
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_160 --images 3000 --val-images 200 --size 160 \\
-        --items 1 6
+    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 200 --size 128 \\
+        --items 1 4 --sides 28 72
 
-Items are 20 to 80 pixels wide. Against `mask_rcnn.py`: pyramid and heads of 64 channels with group norm (training from
+Items are made 28 to 72 pixels wide. Against `mask_rcnn.py`: pyramid and heads of 64 channels with group norm (training from
 scratch needs a norm everywhere: arXiv 1811.08883), anchors of 20 to 160 pixels, fewer proposals and samples, RoI levels
 split at 40 and 80 pixels.
 """
 
 _base_ = ["../../_base_/runtime.py", "detection.py", "mask_rcnn.py", "coco.py"]
 
-_root = "data/composed_160/coco"
+_root = "data/composed_128/coco"
 _classes = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -42,7 +42,7 @@ model = {
     "train_cfg": {
         "rpn": {"sampler": {"num": 128}},
         "rpn_proposal": {"nms_pre": 400, "max_per_img": 200},
-        "rcnn": {"sampler": {"num": 64}},
+        "rcnn": {"sampler": {"num": 32}},
     },
     "test_cfg": {"rpn": {"nms_pre": 400, "max_per_img": 200}},
 }
@@ -81,10 +81,10 @@ test_dataloader = val_dataloader
 val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
 test_evaluator = val_evaluator
 
-analyze_sizes = [(160, 160)]
+analyze_sizes = [(128, 128)]
 auto_scale_lr = {"enable": False}
 train_cfg = {"max_epochs": 6, "val_interval": 2}
-optim_wrapper = {"optimizer": {"lr": 6e-4}, "clip_grad": {"max_norm": 5.0}}
+optim_wrapper = {"optimizer": {"lr": 4e-4}, "clip_grad": {"max_norm": 5.0}}
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 200},
     {"type": "CosineAnnealingLR", "eta_min_ratio": 0.01, "by_epoch": True, "begin": 0, "convert_to_iter_based": True},
