@@ -3,9 +3,9 @@
     python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 200 --size 128 \\
         --items 1 4 --sides 28 72
 
-Items are made 28 to 72 pixels wide. Against `mask_rcnn.py`: pyramid and heads of 64 channels with group norm (training from
-scratch needs a norm everywhere: arXiv 1811.08883), anchors of 20 to 160 pixels, fewer proposals and samples, RoI levels
-split at 40 and 80 pixels.
+Items are made 28 to 72 pixels wide. Against `mask_rcnn.py`: pyramid and heads of 64 channels with group norm (training
+from scratch needs a norm everywhere: arXiv 1811.08883), anchors of 20 to 160 pixels, fewer proposals and samples, RoI
+levels split at 40 and 80 pixels.
 """
 
 _base_ = ["../../_base_/runtime.py", "detection.py", "mask_rcnn.py", "coco.py"]

@@ -8,6 +8,7 @@ Items are as large as on the short ones; there are more of them. The same number
 
 _base_ = "../../mask_rcnn_mambaout_femto_gatedcnn_composed.py"
 _root = "data/composed_768/coco"
+model = {"train_cfg": {"rpn": {"sampler": {"num": 256}}, "rcnn": {"sampler": {"num": 256}}}}
 train_dataloader = {"batch_size": 2, "dataset": {"data_root": _root}}
 val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
 test_dataloader = val_dataloader
