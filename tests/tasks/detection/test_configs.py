@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("mmdet", reason="mmdet comes with the mm extra")
@@ -9,9 +12,11 @@ pytest.importorskip("mmdet", reason="mmdet comes with the mm extra")
 import torch
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.detection.flops import network_for_counting
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import TRANSFORMS, DefaultScope
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
+ROOT = Path(__file__).parents[3]
 NAMES = engine.config_names("detection")
 MIXERS = ("gatedcnn", "s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
 
@@ -58,3 +63,15 @@ def test_recipes_of_the_papers():
     assert [step.type for step in three.train_dataloader.dataset.pipeline][3] == "RandomChoice"
     vim = engine.load_config("detection/mask_rcnn_vim_tiny_1x_coco")
     assert vim.optim_wrapper.optimizer.layer_decay == 0.837
+
+
+def test_the_lines_of_the_docs(tmp_path):
+    """docs/detection.md: its config of one's own builds as it stands, and the configs it names exist."""
+    text = (ROOT / "docs" / "detection.md").read_text()
+    (tmp_path / "own.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    cfg = Config.fromfile(tmp_path / "own.py")
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
+        detector = MODELS.build(cfg.model)
+    assert detector.backbone.out_channels == cfg.model.neck.in_channels
+    for name in re.findall(r"(?:train|test|predict|experiment) (detection/\S+)", text):
+        assert engine.config_names(name) or engine.find_config(name), name
