@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.checkpoints import read_checkpoint
 from mixerzoo.tasks.cli import main
+from mixerzoo.tasks.detection.composed import ITEM_CLASSES
 from mixerzoo.tasks.detection.flops import network_for_counting
 from mixerzoo.tasks.detection.predict import draw
 from mmengine.config import Config
@@ -124,7 +125,6 @@ train_cfg = dict(max_epochs=1)
 def test_mmdets_own_flow_with_nothing_but_custom_imports(coco, tmp_path):
     """``tools/train.py`` of mmdet: Config.fromfile, Runner.from_cfg, train."""
     import mmdet
-    from mixerzoo.tasks.detection.composed import ITEM_CLASSES
 
     configs = os.path.join(os.path.dirname(mmdet.__file__), ".mim", "configs")
     base = os.path.join(configs, "mask_rcnn", "mask-rcnn_r50_fpn_1x_coco.py")
@@ -155,6 +155,22 @@ def test_a_sample_depends_on_its_place_alone(coco):
     samples = [[dataset[0, epoch, 0, i]["inputs"] for epoch in range(6) for i in range(2)] for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*samples, strict=True))
     assert len({tuple(x.flatten()[:64].tolist()) for x in samples[0][::2]}) == 2  # flipped in some epochs
+
+
+def test_the_recipe_of_coco_loads_batches(coco):
+    """Aspect-ratio batches of seeded samples, and DETR's augmentation."""
+    options = {
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+        "train_dataloader.dataset.metainfo": {"classes": ITEM_CLASSES},
+    }
+    cfg = engine.load_config("detection/mask_rcnn_mambaout_tiny_gatedcnn_3x_coco", options=options, data=coco)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    assert len(batch["inputs"]) == 2
+    for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
+        assert min(image.shape[1:]) >= 384
+        assert sample.gt_instances.masks.masks.shape[1:] == image.shape[1:]
 
 
 # Parameters in millions and GMACs at 1280×800: MambaOut's table 2, VMamba's README. There VMamba-S has 384, and cannot:
