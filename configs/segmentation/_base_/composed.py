@@ -1,6 +1,7 @@
 """Fashion-MNIST's items on photographs, in ADE20K's layout; a small UperNet, so that a CPU can train it.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128
+    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128 \\
+        --items 3 8 --sides 32 80
 
 Eleven classes: background and ten items. To train the same model on ADE20K, take `ade20k.py` for this file's data.
 """
@@ -18,8 +19,8 @@ _test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "P
 _dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128/ade/ADEChallengeData2016"}
 
 train_dataloader = {
-    "batch_size": 8,
-    "num_workers": 2,
+    "batch_size": 4,
+    "num_workers": 1,
     "persistent_workers": True,
     "drop_last": True,
     "sampler": {"type": "SeededSampler", "shuffle": True},
@@ -30,8 +31,8 @@ train_dataloader = {
     },
 }
 val_dataloader = {
-    "batch_size": 8,
-    "num_workers": 2,
+    "batch_size": 4,
+    "num_workers": 1,
     "sampler": {"type": "DefaultSampler", "shuffle": False},
     "dataset": {
         **_dataset,
@@ -43,5 +44,5 @@ test_dataloader = val_dataloader
 model = {
     "data_preprocessor": {"size": None, "size_divisor": 32},
     "decode_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}},
-    "auxiliary_head": None,
+    "auxiliary_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}},
 }
