@@ -3,7 +3,7 @@
     python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128 \\
         --items 3 8 --sides 32 80
 
-Eleven classes: background and ten items. To train the same model on ADE20K, take `ade20k.py` for this file's data.
+Eleven classes: background and ten items. The colours vary as they are: mirroring is the only augmentation.
 """
 
 _base_ = "upernet.py"
@@ -12,7 +12,6 @@ _train = [
     {"type": "LoadImageFromFile"},
     {"type": "LoadAnnotations"},
     {"type": "RandomFlip", "prob": 0.5},
-    {"type": "PhotoMetricDistortion"},
     {"type": "PackSegInputs"},
 ]
 _test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
