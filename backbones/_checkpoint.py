@@ -8,7 +8,6 @@ called. A pickle that calls something (``__reduce__``, the way to execute code) 
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import adapt_input_conv
 from torch import nn
+
+from ._files import replacing
 
 _KNOWN = {  # what tensors, dictionaries and NumPy scalars are rebuilt with; none of it runs anything it is given
     ("collections", "OrderedDict"),
@@ -145,12 +146,8 @@ def convert(source: str | Path, destination: str | Path) -> int:
     tensors = {key: value.contiguous().clone() for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError(f"{source}: found no tensors at the top, or under {' or '.join(WRAPPERS)}")
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}")
-    try:
+    with replacing(destination) as partial:
         save_file(tensors, partial)
-        partial.replace(destination)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(tensors)
 
 

@@ -16,12 +16,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 from rich.tree import Tree
 
+from ..backbones._files import write_atomically
 from .analysis import FLOP_CLASSES, AnalysisRecord, ModuleRecord, to_json
 from .criterion import TASKS, Analyzer
 from .findings import stage_table
 from .flops import Convention
 from .models import parse_image_size
-from .records import write_atomically
 from .tables import PIPE_WIDTH, Cell, Column, Table, for_terminal, markdown, size_text, three_digits
 
 FORMATS = ("json", "csv", "markdown")
@@ -107,14 +107,14 @@ def _print(content: str | RenderableType, output: Path | None) -> None:
         if output is None:
             sys.stdout.write(content)
         else:
-            write_atomically(output, content)
+            write_atomically(content, output)
     elif output is None:
         console = Console()
         (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(content)
     else:
         text = io.StringIO()
         Console(file=text, width=PIPE_WIDTH).print(content)
-        write_atomically(output, text.getvalue())
+        write_atomically(text.getvalue(), output)
 
 
 def render(records: Sequence[AnalysisRecord], form: str | None) -> str | RenderableType:

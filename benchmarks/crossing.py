@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..backbones._files import write_atomically
 from .analysis import kind_of
 from .criterion import Analyzer
 from .plots import MARKERS, TimeCurve, time_plot
-from .records import write_atomically
 from .rows import Case, Row
 from .tables import Column, Table, size_text, three_digits
 from .theme import standalone, to_svg
@@ -119,4 +119,4 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     picture = to_svg(
         time_plot(curves, kinds, "wide"), "growth", "Time per image against image side", " ".join(sentences(curves))
     )
-    write_atomically(path, standalone(picture))
+    write_atomically(standalone(picture), path)

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backbones._files import write_atomically
 from .analysis import AnalysisRecord, from_json, to_dict
 from .rows import Row
 
 SCHEMA_VERSION = 1
 RECORDS_FILE = "compare.json"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a kill at any moment, finds the old content or the new, never a part."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @dataclass
@@ -72,9 +52,8 @@ class Records:
             "photos": self.photos,
             "environment": self.environment,
         }
-        write_atomically(
-            folder / RECORDS_FILE, json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-        )
+        content = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        write_atomically(content, folder / RECORDS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Records:

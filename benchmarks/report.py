@@ -8,9 +8,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from ..backbones._files import write_atomically
 from .findings import findings, presets_of, stage_table, uncounted_table, verdict_table
 from .pictures import DENSE_TASK, block_picture, cast_of, flop_picture, rho_picture, throughput_picture
-from .records import Records, write_atomically
+from .records import Records
 from .tables import Table, environment_table, timing_table
 from .theme import FONTS, css_variables, standalone
 
@@ -48,7 +49,7 @@ def render_page(records: Records) -> str:
 
 def write_report(records: Records, folder: Path) -> Path:
     """Writes the page, and its first picture as a file of its own, each in one piece; returns the page's path."""
-    write_atomically(folder / PICTURE_FILE, standalone(rho_picture(records).wide))
+    write_atomically(standalone(rho_picture(records).wide), folder / PICTURE_FILE)
     path = folder / PAGE_FILE
-    write_atomically(path, render_page(records))
+    write_atomically(render_page(records), path)
     return path

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from ..backbones._files import write_atomically
 from .interleaved import (
     FAST_S,
     FEW_ROUNDS,
@@ -35,7 +36,6 @@ from .interleaved import (
     speedup,
     time_in_turns,
 )
-from .records import write_atomically
 from .without_timm import open_backbones
 
 open_backbones()
@@ -375,7 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     record["seconds"] = round(time.perf_counter() - begin)
     print(*NOTES, sep="\n")
     output = options.output or _default_output(machine, devices)
-    write_atomically(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomically(json.dumps(record, indent=1, allow_nan=False) + "\n", output)
     print(f"\nwritten to {output} after {record['seconds']} s")
     wrong = [
         f"{row['name']} at {case['shape']}: {row['skipped'] or row['errors']}"

@@ -111,7 +111,7 @@ class TimmBackbone(BaseModule):
         grad_checkpointing: recompute blocks in the backward pass instead of storing their activations.
         pretrained: published weights, loaded by timm.
         checkpoint: file to load instead (`load_backbone`).
-        init_cfg: mmengine's ``dict(type='Pretrained', checkpoint=FILE)``: like ``checkpoint`` (or with ``'timm'`` for FILE
+        init_cfg: mmengine's ``dict(type='Pretrained', checkpoint=FILE)``: like ``checkpoint`` (with ``'timm'`` for FILE
             like ``pretrained``), but loaded when training starts, so that testing does not need the weights.
         **kwargs: of the model, e.g. ``drop_path_rate``.
 

@@ -6,7 +6,6 @@ that executes what is pickled. Here a checkpoint holds tensors, numbers and stri
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -22,28 +21,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..backbones import _checkpoint
+from ..backbones._files import write_atomically
 
 __all__ = ["newest_checkpoint", "read_checkpoint", "use_safe_loader", "write_atomically"]
-
-
-def write_atomically(content: bytes, path: str | Path) -> None:
-    """Writes ``content`` to ``path`` whole or not at all, also if the process is killed or the disk is full.
-
-    Raises:
-        OSError: it could not be written; what was at ``path`` before is still there.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(f"{path}: could not be written ({error.strerror}); older checkpoints are intact") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class AtomicBackend(LocalBackend):

@@ -59,7 +59,7 @@ def test(config: str, checkpoint: Path, work_dir: Path | None, data: Path | None
 
     metrics = engine.test(config, checkpoint, work_dir, options=engine.parse_options(options), data=data)
     for key, value in metrics.items():
-        engine.say(f"{key} {value:.2f}")
+        engine.say(f"{key} {value:.4f}")
 
 
 @main.command(short_help="Label pictures with a trained model.")

@@ -7,20 +7,22 @@ resumed, one that is done is kept.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -30,47 +32,70 @@ from . import engine
 from .checkpoints import write_atomically
 from .plots import save_figure
 
-__all__ = ["Entry", "experiment_configs", "macs", "report", "run"]
+__all__ = ["Entry", "Headline", "experiment_configs", "macs", "report", "run"]
 
 MARKERS = "os^DvXP*<>ph"
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The metric that an experiment is about: ``headline`` of its configs.
+
+    Attributes:
+        metric: its key, e.g. ``acc/top1``.
+        label: its name and unit.
+        best: ``highest`` or ``lowest``.
+        others: keys of further metrics for the table → their labels.
+    """
+
+    metric: str
+    label: str
+    best: str
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def sign(self) -> int:
+        """Of values in ascending order, so that the best comes first."""
+        return -1 if self.best == "highest" else 1
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One row of the table: a config over its seeds. Accuracies in percent."""
+    """One row of the table: a config over its seeds."""
 
     name: str
     parameters: int
     macs: int  # of one image
-    accuracies: list[float]
+    values: list[float]  # of the headline's metric
+    others: list[float]  # means of its other metrics
     step_ms_per_image: float  # median over the runs of a training step without data loading
     train_s: float  # median over the runs
     device: str
 
     @property
     def mean(self) -> float:
-        return statistics.mean(self.accuracies)
+        return statistics.mean(self.values)
 
     @property
     def spread(self) -> float | None:
         """Sample standard deviation over seeds."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 def experiment_configs(name: str) -> dict[str, str]:
     """What a folder of configs holds: the name of each → what `engine.load_config` takes.
 
     Args:
-        name: a folder, or the name of a packaged one.
+        name: a folder, or the name of a packaged one, or a pattern of packaged names such as ``depth/*_synthetic``.
 
     Raises:
-        FileNotFoundError: no such folder, or no config in it.
+        FileNotFoundError: no such folder, or no config in it or like it.
     """
     folder = Path(name)
     if folder.is_dir():
         found = {path.stem: str(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
     else:
-        found = {config.rpartition("/")[2]: config for config in engine.config_names(name)}
+        names = engine.config_names(name) or fnmatch.filter(engine.config_names(), name)
+        found = {config.rpartition("/")[2]: config for config in names}
     if not found:
         raise FileNotFoundError(f"{name}: no folder of configs, nor a packaged one; there is classification/h1")
     return found
@@ -118,7 +143,7 @@ def run(name: str, runs: Path, seeds: int, jobs: int, data: Path | None, options
             if error is not None:
                 failed.append(f"{label} seed {seed}: {' '.join(str(error).split())}")
             left = (time.monotonic() - start) / done * (len(todo) - done)
-            said = failed[-1] if error is not None else f"{label} seed {seed}: {_accuracy(runs, label, seed):.2f} %"
+            said = failed[-1] if error is not None else f"{label} seed {seed}: {_result(runs, label, seed)}"
             print(f"[{done}/{len(todo)}, about {left:.0f} s left] {said}", file=sys.stderr, flush=True)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}")
@@ -148,8 +173,25 @@ def _train(config: str, folder: Path, seed: int, data: Path | None, options: tup
     engine.train(config, folder, resume=True, options=chosen, data=data)
 
 
-def _accuracy(runs: Path, label: str, seed: int) -> float:
-    return json.loads((runs / label / f"seed_{seed}" / "result.json").read_text())["metrics"]["acc/top1"]
+def _result(runs: Path, label: str, seed: int) -> str:
+    result = json.loads((runs / label / f"seed_{seed}" / "result.json").read_text())
+    headline = _headline(result["config"])
+    return f"{headline.label} {result['metrics'][headline.metric]:.4g}"
+
+
+def _headline(config: str) -> Headline:
+    """What a config says that its experiments are about.
+
+    Raises:
+        ValueError: it says nothing, or something else.
+    """
+    cfg = engine.load_config(config)
+    try:
+        return Headline(**cfg.headline)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{cfg.filename}: headline: expected a dictionary of metric, label, best and perhaps others: {error}"
+        ) from error
 
 
 def report(name: str, runs: Path) -> list[Entry]:
@@ -160,35 +202,45 @@ def report(name: str, runs: Path) -> list[Entry]:
         runs: of `run`.
 
     Returns:
-        Entries, the most accurate first.
+        Entries, the best first.
 
     Raises:
         ValueError: no run is finished.
     """
     entries = []
-    for label, config in experiment_configs(name).items():
+    configs = experiment_configs(name)
+    headline = _headline(next(iter(configs.values())))
+    for label, config in configs.items():
         results = [json.loads(path.read_text()) for path in sorted((runs / label).glob("seed_*/result.json"))]
         if results:
-            entries.append(_entry(label, config, results))
+            entries.append(_entry(label, config, results, headline))
     if not entries:
         raise ValueError(f"{runs}: no finished run of {name}; run `mixerzoo experiment {name} --runs {runs}` first")
-    entries.sort(key=lambda entry: -entry.mean)
-    note = json.loads((runs / "experiment.json").read_text())
-    _print(entries, name)
-    write_atomically(_markdown(entries, note).encode(), runs / "table.md")
-    content = {**note, "torch": torch.__version__, "entries": [asdict(entry) for entry in entries]}
+    entries.sort(key=lambda entry: headline.sign() * entry.mean)
+    claim = runs / "experiment.json"
+    note = json.loads(claim.read_text()) if claim.exists() else {"experiment": name, "options": [], "jobs": 1}
+    _print(entries, headline, name)
+    write_atomically(_markdown(entries, headline, note).encode(), runs / "table.md")
+    content = {
+        **note,
+        "headline": asdict(headline),
+        "torch": torch.__version__,
+        "entries": [asdict(entry) for entry in entries],
+    }
     write_atomically(json.dumps(content, indent=1).encode(), runs / "table.json")
-    _draw(entries, runs / "plot.png")
+    _draw(entries, headline, runs / "plot.png")
     print(f"{runs}: table.md, table.json, plot.png, and a folder per config and seed")
     return entries
 
 
-def _entry(label: str, config: str, results: Sequence[dict[str, Any]]) -> Entry:
+def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline: Headline) -> Entry:
+    metrics = [result["metrics"] for result in results]
     return Entry(
         label,
         results[0]["parameters"],
         macs(config),
-        [result["metrics"]["acc/top1"] for result in results],
+        [values[headline.metric] for values in metrics],
+        [statistics.mean(values[key] for values in metrics) for key in headline.others],
         statistics.median(result["step_ms_per_image"] for result in results),
         statistics.median(result["train_seconds"] for result in results),
         results[0]["device"],
@@ -200,24 +252,35 @@ def macs(config: str) -> int:
     cfg = engine.load_config(config)
     cfg.model.pop("mixup", None)
     with torch.device("meta"):
-        net = MODELS.build(cfg.model).eval()
-        image = torch.zeros(1, *cfg.test_dataloader.dataset.transform.input_size)  # (1, channels, H, W)
+        net = MODELS.build(cfg.model).eval().net
+        image = torch.zeros(1, *_image_shape(cfg))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(image)
     return counter.get_total_flops() // 2
 
 
-COLUMNS = ("model", "seeds", "top-1 %", "± sd", "lowest", "highest", "Mparams", "MMACs", "µs/image", "train s")
+def _image_shape(cfg: Config) -> tuple[int, int, int]:
+    """(channels, H, W) of the config's test images."""
+    transform = cfg.test_dataloader.dataset.transform
+    if "convention" in transform:
+        return 3, transform.convention.height, transform.convention.width
+    return tuple(transform.input_size)
+
+
+def _columns(headline: Headline) -> tuple[str, ...]:
+    figures = (headline.label, "± sd", "lowest", "highest", *headline.others.values())
+    return ("model", "seeds", *figures, "Mparams", "MMACs", "µs/image", "train s")
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
     return (
         entry.name,
-        str(len(entry.accuracies)),
-        f"{entry.mean:.2f}",
-        "" if entry.spread is None else f"{entry.spread:.2f}",
-        f"{min(entry.accuracies):.2f}",
-        f"{max(entry.accuracies):.2f}",
+        str(len(entry.values)),
+        f"{entry.mean:.4g}",
+        "" if entry.spread is None else f"{entry.spread:.2g}",
+        f"{min(entry.values):.4g}",
+        f"{max(entry.values):.4g}",
+        *(f"{value:.4g}" for value in entry.others),
         f"{entry.parameters / 1e6:.2f}",
         f"{entry.macs / 1e6:.1f}",
         f"{1e3 * entry.step_ms_per_image:.0f}",
@@ -225,37 +288,37 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _print(entries: Sequence[Entry], name: str) -> None:
-    table = Table(
-        *COLUMNS, title=f"{name}: accuracy on the test set; µs/image of a training step ({entries[0].device})"
-    )
+def _print(entries: Sequence[Entry], headline: Headline, name: str) -> None:
+    title = f"{name}: {headline.label} on the test set; µs/image of a training step ({entries[0].device})"
+    table = Table(*_columns(headline), title=title)
     for entry in entries:
         table.add_row(*_cells(entry))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def _markdown(entries: Sequence[Entry], note: dict[str, Any]) -> str:
+def _markdown(entries: Sequence[Entry], headline: Headline, note: dict[str, Any]) -> str:
+    columns = _columns(headline)
     lines = [
         f"`mixerzoo experiment {note['experiment']}`, options {' '.join(note['options']) or 'none'}, "
         f"{note['jobs']} run(s) at a time, on {entries[0].device}, torch {torch.__version__}.",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "| --- |" + " ---: |" * (len(COLUMNS) - 1),
+        "| " + " | ".join(columns) + " |",
+        "| --- |" + " ---: |" * (len(columns) - 1),
         *("| " + " | ".join(_cells(entry)) + " |" for entry in entries),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _draw(entries: Sequence[Entry], path: Path) -> None:
-    """Accuracy against multiply-adds and against the time of a training step; a bar reaches over all seeds."""
+def _draw(entries: Sequence[Entry], headline: Headline, path: Path) -> None:
+    """The metric against multiply-adds and against the time of a training step; a bar reaches over all seeds."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for number, entry in enumerate(sorted(entries, key=lambda entry: entry.name)):
-        error = [[entry.mean - min(entry.accuracies)], [max(entry.accuracies) - entry.mean]]
+        error = [[entry.mean - min(entry.values)], [max(entry.values) - entry.mean]]
         for ax, x in zip(axes, (entry.macs / 1e6, 1e3 * entry.step_ms_per_image), strict=True):
             marker = MARKERS[number % len(MARKERS)]
             ax.errorbar(x, entry.mean, error, marker=marker, color=f"C{number % 10}", label=entry.name, capsize=3)
-    axes[0].set(xlabel="million multiply-adds per image", ylabel="top-1 accuracy (%), all seeds", xscale="log")
+    axes[0].set(xlabel="million multiply-adds per image", ylabel=f"{headline.label}, all seeds", xscale="log")
     axes[1].set(xlabel=f"µs per image of a training step on {entries[0].device}", xscale="log")
     for ax in axes:
         ax.grid(alpha=0.3)

@@ -64,7 +64,11 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def param_groups(
-    model: nn.Module, lr: float, weight_decay: float, layer_decay: float | None = None
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    network_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups of a task model: those of every timm network in it as timm makes them, then the rest.
 
@@ -75,12 +79,14 @@ def param_groups(
         layer_decay: factor on the learning rate from one layer of a network to the one before (BEiT, arXiv 2106.08254);
             layers are those of the network's ``group_matcher``. Where a detector, a segmentor or any other head follows
             the networks, that is the last layer, as in BEiT's and ViTDet's recipes.
+        network_scale: factor on the learning rate of all networks, e.g. 0.1 where they are pre-trained and the head is
+            not.
     """
     groups: list[dict[str, Any]] = []
     networks = list(_timm_networks(model))
     grouped = {id(parameter) for net in networks for parameter in net.parameters()}
     rest = [p for p in model.parameters() if id(p) not in grouped and p.requires_grad]
-    behind = layer_decay if rest and layer_decay is not None else 1.0
+    behind = network_scale * (layer_decay if rest and layer_decay is not None else 1.0)
     for net in networks:
         exempt = net.no_weight_decay() if hasattr(net, "no_weight_decay") else set()
         if layer_decay is None:
@@ -100,7 +106,7 @@ def param_groups(
 
 def _timm_networks(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost modules that are timm models."""
-    if hasattr(module, "group_matcher") and hasattr(module, "pretrained_cfg"):
+    if hasattr(module, "group_matcher"):
         yield module
     else:
         for child in module.children():
@@ -113,7 +119,8 @@ class TimmOptimWrapperConstructor:
 
     Args:
         optim_wrapper_cfg: ``type`` and arguments of the wrapper; ``optimizer`` holds ``opt`` (timm's name), ``lr``,
-            ``weight_decay``, optionally ``layer_decay``, and what else that optimizer takes.
+            ``weight_decay``, optionally ``layer_decay`` and ``network_scale`` (see `param_groups`), and what else that
+            optimizer takes.
         paramwise_cfg: not taken (the groups are timm's).
 
     Raises:
@@ -132,6 +139,7 @@ class TimmOptimWrapperConstructor:
         if missing:
             raise ValueError(f"optim_wrapper.optimizer: {' and '.join(missing)} must be given")
         lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay", 0.0)
-        groups = param_groups(model, lr, weight_decay, optimizer.pop("layer_decay", None))
+        scales = {key: optimizer.pop(key) for key in ("layer_decay", "network_scale") if key in optimizer}
+        groups = param_groups(model, lr, weight_decay, **scales)
         built = create_optimizer_v2(groups, optimizer.pop("opt"), lr=lr, weight_decay=weight_decay, **optimizer)
         return OPTIM_WRAPPERS.build({"type": "OptimWrapper", **self.cfg, "optimizer": built})

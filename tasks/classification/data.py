@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import logging
 import struct
+import tarfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -21,13 +23,13 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import create_transform
-from timm.data.readers import create_reader
 from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset
 
 from ..sampling import seeded
 
-__all__ = ["FashionMNIST", "ImageFolder", "read_idx"]
+__all__ = ["FashionMNIST", "ImageFolder", "WebDataset", "read_idx"]
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # where Debian's package puts it
 FASHION_CLASSES = (
@@ -103,12 +105,12 @@ class LabelledImages(Dataset, ABC):
 
 @DATASETS.register_module()
 class ImageFolder(LabelledImages):
-    """Images in one folder per class, ImageNet in its usual layouts, or a tar file (all through timm's readers).
+    """Images in one folder per class, ImageNet in its usual layouts, or tar files (these through timm's reader).
 
     Args:
         root: a folder with a folder per class, or with ``train`` and ``val`` (``validation``, ``test``) that hold them;
-            ImageNet as Kaggle packs it (``ILSVRC/Data/CLS-LOC``, labels of ``val`` in ``LOC_val_solution.csv``); or a
-            ``.tar`` file with a folder per class.
+            ImageNet as Kaggle packs it (``ILSVRC/Data/CLS-LOC``, labels of ``val`` in ``LOC_val_solution.csv``); a
+            ``.tar`` file with a folder per class; or a folder with a ``.tar`` file per class.
         split: ``train`` or ``val``, where ``root`` has both.
         **kwargs: of `LabelledImages`.
 
@@ -124,8 +126,8 @@ class ImageFolder(LabelledImages):
         self.folder, solution = _split_folder(root, split)
         if solution is not None:
             self.samples, names = _kaggle_samples(self.folder, solution)
-        elif self.folder.is_file():
-            self.reader, self.samples = create_reader("", str(self.folder)), None
+        elif self.folder.is_file() or _holds_tars(self.folder):
+            self.reader, self.samples = ReaderImageInTar(str(self.folder)), None
             names = sorted(self.reader.class_name_to_idx, key=self.reader.class_name_to_idx.get)
         else:
             self.samples, names = _folder_samples(self.folder)
@@ -170,6 +172,11 @@ def _split_folder(root: Path, split: str) -> tuple[Path, Path | None]:
     return root, None
 
 
+def _holds_tars(folder: Path) -> bool:
+    """ImageNet as it is distributed: a tar file per class, and no folders."""
+    return any(folder.glob("*.tar")) and not any(path.is_dir() for path in folder.iterdir())
+
+
 def _folder_samples(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
     """Paths and labels; classes are the names of the folders, sorted."""
     extensions = get_img_extensions(as_set=True)
@@ -197,6 +204,79 @@ def _kaggle_samples(folder: Path, solution: Path) -> tuple[list[tuple[Path, int]
     names = sorted({wnid for _, wnid in rows})
     label = {name: index for index, name in enumerate(names)}
     return [(folder / f"{image}.JPEG", label[wnid]) for image, wnid in rows], names
+
+
+@DATASETS.register_module()
+class WebDataset(LabelledImages):
+    """Images in the shards of a WebDataset on disk: tar files in which ``KEY.jpg`` and ``KEY.cls`` belong together.
+
+    Shards are indexed at the start and read at random, not streamed: so the sampler shuffles over all of them, and a
+    run that was killed resumes with the image it would have had. Indexing reads a header per member.
+
+    Args:
+        root: folder of the shards.
+        shards: pattern of their names, e.g. ``imagenet1k-train-*.tar``.
+        num_classes: labels are 0 to ``num_classes`` - 1.
+        **kwargs: of `LabelledImages`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no shard in it.
+        ValueError: a shard is no tar file or truncated, an image has no label, or a label is no such number.
+    """
+
+    def __init__(self, root: str | Path, shards: str, num_classes: int, **kwargs: Any) -> None:
+        root = Path(root).expanduser()
+        self.shards = sorted(root.glob(shards)) if root.is_dir() else []
+        if not self.shards:
+            raise FileNotFoundError(f"root: {root}: no shard called {shards}; put them there, or change root or shards")
+        found = [(number, *row) for number, path in enumerate(self.shards) for row in _index_shard(path, num_classes)]
+        if not found:
+            raise ValueError(f"root: {root}: no images in {len(self.shards)} shards called {shards}")
+        self.places = np.array(found, np.int64)  # (images, 4): shard, offset, size, label
+        self.classes = tuple(map(str, range(num_classes)))
+        super().__init__(**kwargs)
+
+    def total(self) -> int:
+        return len(self.places)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        shard, offset, size, label = self.places[index].tolist()
+        with open(self.shards[shard], "rb") as file:
+            file.seek(offset)
+            return Image.open(io.BytesIO(file.read(size))), label
+
+    def name(self, index: int) -> str:
+        shard, offset, _, _ = self.places[index].tolist()
+        return f"{self.shards[shard]}, image at byte {offset}"
+
+
+def _index_shard(path: Path, num_classes: int) -> list[tuple[int, int, int]]:
+    """(offset, size, label) of every image; a sample's key ends at the first dot of the file name."""
+    extensions = get_img_extensions(as_set=True)
+    places: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                key, _, extension = name.partition(".")
+                key = f"{folder}/{key}"
+                if f".{extension.lower()}" in extensions:
+                    places[key] = member.offset_data, member.size
+                elif extension == "cls":
+                    text = tar.extractfile(member).read().strip()
+                    if not text.isdigit() or int(text) >= num_classes:
+                        raise ValueError(f"{path}: {member.name}: expected a label below {num_classes}, got {text!r}")
+                    labels[key] = int(text)
+                tar.members = []  # it would keep all of them
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: not a whole tar file ({error}); get it again") from error
+    without = sorted(places.keys() - labels.keys())
+    if without:
+        raise ValueError(
+            f"{path}: no label of image {without[0].lstrip('/')}; expected a member of that name with .cls"
+        )
+    return [(*places[key], labels[key]) for key in places]
 
 
 @DATASETS.register_module()

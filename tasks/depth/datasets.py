@@ -8,16 +8,21 @@ not in the middle of an epoch.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Dataset
 
+from ..sampling import seeded
 from .images import read_depth, read_image
 from .transforms import Sample, Transform
+
+Recipe = Transform | dict[str, Any] | None
 
 NYU_COUNTS, KITTI_COUNTS = 1000, 256  # per metre
 NYU_SPLITS = {"train": 795, "test": 654}  # of the 1449 labelled frames
@@ -33,20 +38,46 @@ class Frame:
     depth: Path
 
 
-class RGBDFrames(Dataset):
+class DepthFrames(Dataset, ABC):
+    """What all data sets below share: samples as they are on disk, and a transform.
+
+    Args:
+        transform: from sample to sample, or the config of one of the recipes in `transforms`.
+    """
+
+    def __init__(self, transform: Recipe) -> None:
+        self.transform = TRANSFORMS.build(transform) if isinstance(transform, dict) else transform
+        self.metainfo: dict[str, Any] = {}  # mmengine asks for it
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, index: int) -> Sample:
+        """A frame without the transform."""
+
+    def __getitem__(self, key: int | tuple[int, ...]) -> Sample:
+        sample = self.load(key[-1] if isinstance(key, tuple) else key)
+        if self.transform is None:
+            return sample
+        with seeded(key):
+            return self.transform(sample)
+
+
+class RGBDFrames(DepthFrames):
     """Frames that each are an image and a depth PNG of the same size.
 
     Args:
         frames: the pairs of files.
         counts_per_metre: of the PNGs.
-        transform: from sample to sample.
+        transform: see `DepthFrames`.
 
     Raises:
         ValueError: no frames; when indexed, also image and depth of different sizes.
         FileNotFoundError: a file is missing; the message counts them and names the first.
     """
 
-    def __init__(self, frames: Sequence[Frame], counts_per_metre: float, transform: Transform | None = None) -> None:
+    def __init__(self, frames: Sequence[Frame], counts_per_metre: float, transform: Recipe = None) -> None:
         if not frames:
             raise ValueError(f"{type(self).__name__}: no frame with depth; is the list of files, or the folder, empty?")
         missing = [path for frame in frames for path in (frame.image, frame.depth) if not path.is_file()]
@@ -54,12 +85,13 @@ class RGBDFrames(Dataset):
             raise FileNotFoundError(
                 f"{type(self).__name__}: {len(missing)} of {2 * len(frames)} files are missing, first {missing[0]}"
             )
-        self.frames, self.counts_per_metre, self.transform = list(frames), counts_per_metre, transform
+        self.frames, self.counts_per_metre = list(frames), counts_per_metre
+        super().__init__(transform)
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> Sample:
+    def load(self, index: int) -> Sample:
         frame = self.frames[index]
         image, depth = read_image(frame.image), read_depth(frame.depth, self.counts_per_metre)
         if image.shape[1:] != depth.shape:
@@ -67,10 +99,10 @@ class RGBDFrames(Dataset):
                 f"{frame.image} has {image.shape[1]}×{image.shape[2]} pixels, its depth {frame.depth} has "
                 f"{depth.shape[0]}×{depth.shape[1]}; resample one of them"
             )
-        sample = {"image": image, "depth": depth, "name": str(frame.image)}
-        return sample if self.transform is None else self.transform(sample)
+        return {"image": image, "depth": depth, "name": str(frame.image)}
 
 
+@DATASETS.register_module()
 class NYU(RGBDFrames):
     """NYU Depth v2 as the BTS line of work lays it out: JPEG or PNG beside 16-bit PNG in millimetres, and a list.
 
@@ -79,18 +111,18 @@ class NYU(RGBDFrames):
 
     Args:
         root: the folder that the list's paths start from.
-        files: the list; a line holds image, depth and (unused) the focal length, as ``/kitchen_0028b/rgb_00045.jpg
-            /kitchen_0028b/sync_depth_00045.png 518.8579``.
-        transform: from sample to sample.
+        files: the list, from here or from ``root``; a line holds image, depth and (unused) the focal length, as
+            ``/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579``.
+        transform: see `DepthFrames`.
 
     Raises:
         FileNotFoundError: the list, or a file that it names.
         ValueError: a line that is not of this kind.
     """
 
-    def __init__(self, root: str | Path, files: str | Path, transform: Transform | None = None) -> None:
+    def __init__(self, root: str | Path, files: str | Path, transform: Recipe = None) -> None:
         frames = []
-        for place, fields in _lines(files):
+        for place, fields in _lines(_below(root, files)):
             if len(fields) not in (2, 3):
                 raise ValueError(f"{place}: expected image, depth and focal length, got {' '.join(fields)!r}")
             image, depth = (Path(root) / field.lstrip("/") for field in fields[:2])
@@ -98,7 +130,8 @@ class NYU(RGBDFrames):
         super().__init__(frames, NYU_COUNTS, transform)
 
 
-class NYULabeled(Dataset):
+@DATASETS.register_module()
+class NYULabeled(DepthFrames):
     """The official ``nyu_depth_v2_labeled.mat`` with the official split of its 1449 frames, 795 and 654.
 
     Args:
@@ -107,7 +140,8 @@ class NYULabeled(Dataset):
         split: ``train`` or ``test``.
         raw: the measured depth, with holes, that published figures are on; otherwise the in-filled one.
         border: black out the frame outside rows 7:474 and columns 7:632, as the BTS line of work does in its test set.
-        transform: from sample to sample.
+        transform: see `DepthFrames`.
+        root: where the files are looked for.
 
     Raises:
         FileNotFoundError: one of the files.
@@ -122,13 +156,15 @@ class NYULabeled(Dataset):
         split: str,
         raw: bool = True,
         border: bool = False,
-        transform: Transform | None = None,
+        transform: Recipe = None,
+        root: str | Path = ".",
     ) -> None:
         from scipy.io import loadmat  # comes with scikit-image; a quarter of a second
 
         if split not in NYU_SPLITS:
             raise ValueError(f"split: expected one of {', '.join(NYU_SPLITS)}, got {split!r}")
-        for path in map(Path, (mat, splits)):
+        mat, splits = (_below(root, path) for path in (mat, splits))
+        for path in (mat, splits):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: expected a file of NYU Depth v2, found nothing")
         key = f"{split}Ndxs"
@@ -137,7 +173,8 @@ class NYULabeled(Dataset):
         except (ValueError, KeyError, NotImplementedError) as error:  # the last: MATLAB 7.3, as the other file is
             raise ValueError(f"{splits}: expected NYU's splits.mat, with {key}: {error}") from error
         self.indices = [int(number) - 1 for number in numbers.ravel()]  # MATLAB counts from 1
-        self.mat, self.border, self.transform = Path(mat), border, transform
+        super().__init__(transform)
+        self.mat, self.border = mat, border
         self.depths = "rawDepths" if raw else "depths"
         with self._open() as file:
             have = {name: file[name].shape for name in ("images", self.depths) if name in file}
@@ -159,7 +196,7 @@ class NYULabeled(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
+    def load(self, index: int) -> Sample:
         number = self.indices[index]
         with self._open() as file:  # for each frame: an open HDF5 file does not survive a worker's fork
             image = torch.from_numpy(file["images"][number]).mT.float() / 255  # (3, W, H) on disk
@@ -168,10 +205,10 @@ class NYULabeled(Dataset):
             inside = torch.zeros_like(image)
             inside[:, 7:474, 7:632] = image[:, 7:474, 7:632]
             image = inside
-        sample = {"image": image.contiguous(), "depth": depth.contiguous(), "name": f"{number + 1:04d}"}
-        return sample if self.transform is None else self.transform(sample)
+        return {"image": image.contiguous(), "depth": depth.contiguous(), "name": f"{number + 1:04d}"}
 
 
+@DATASETS.register_module()
 class KITTI(RGBDFrames):
     """KITTI raw images with the improved, sparse ground truth of its depth benchmark (16-bit PNG, 256 per metre).
 
@@ -186,9 +223,10 @@ class KITTI(RGBDFrames):
 
     Args:
         root: the folder of the raw data (``2011_09_26`` ...).
-        depth_root: the folder of the ground truth: that holds the drives, or ``train`` and ``val`` with the drives.
-        files: the list.
-        transform: from sample to sample.
+        depth_root: the folder of the ground truth, from here or from ``root``: that holds the drives, or ``train`` and
+            ``val`` with the drives.
+        files: the list, from here or from ``root``.
+        transform: see `DepthFrames`.
 
     Attributes:
         listed: how many frames the list names.
@@ -198,12 +236,11 @@ class KITTI(RGBDFrames):
         ValueError: a line that is not of either kind, or not 652 of Eigen's 697 frames with depth.
     """
 
-    def __init__(
-        self, root: str | Path, depth_root: str | Path, files: str | Path, transform: Transform | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, depth_root: str | Path, files: str | Path, transform: Recipe = None) -> None:
         frames = []
         self.listed = 0
-        for place, fields in _lines(files):
+        depth_root = _below(root, depth_root)
+        for place, fields in _lines(_below(root, files)):
             self.listed += 1
             by_frame = len(fields) == 3 and fields[2] in _SIDES
             if not by_frame and len(fields) not in (2, 3):
@@ -224,6 +261,7 @@ class KITTI(RGBDFrames):
         super().__init__(frames, KITTI_COUNTS, transform)
 
 
+@DATASETS.register_module()
 class RGBDFolder(RGBDFrames):
     """A folder of frames: ``rgb/NAME.png`` (or any other image format), ``depth/NAME.png`` (16 bits) and ``rgbd.json``.
 
@@ -233,7 +271,8 @@ class RGBDFolder(RGBDFrames):
     Args:
         root: the folder.
         names: which frames, in order; default all that have depth, sorted.
-        transform: from sample to sample.
+        part: only so many of them, from the first number up to and without the second.
+        transform: see `DepthFrames`.
 
     Attributes:
         info: what ``rgbd.json`` holds.
@@ -244,7 +283,11 @@ class RGBDFolder(RGBDFrames):
     """
 
     def __init__(
-        self, root: str | Path, names: Sequence[str] | None = None, transform: Transform | None = None
+        self,
+        root: str | Path,
+        names: Sequence[str] | None = None,
+        transform: Recipe = None,
+        part: tuple[int, int] | None = None,
     ) -> None:
         root = Path(root)
         self.info = _folder_info(root / "rgbd.json")
@@ -256,7 +299,8 @@ class RGBDFolder(RGBDFrames):
         if names is None:
             names = sorted(path.stem for path in (root / "depth").glob("*.png"))
         frames = [
-            Frame(images.get(name, root / "rgb" / f"{name}.png"), root / "depth" / f"{name}.png") for name in names
+            Frame(images.get(name, root / "rgb" / f"{name}.png"), root / "depth" / f"{name}.png")
+            for name in (names if part is None else names[slice(*part)])
         ]
         super().__init__(frames, self.info["counts_per_metre"], transform)
 
@@ -287,6 +331,11 @@ def _kitti_frame(drive: str, number: str, side: str) -> tuple[str, str]:
     """Image and depth paths of a frame, by KITTI's own naming."""
     camera, file = _SIDES[side], f"{number.zfill(10)}.png"
     return f"{drive}/{camera}/data/{file}", f"{Path(drive).name}/proj_depth/groundtruth/{camera}/{file}"
+
+
+def _below(root: str | Path, path: str | Path) -> Path:
+    """A path as it is, if something is there, otherwise from ``root``."""
+    return Path(path) if Path(path).exists() else Path(root) / path
 
 
 def _under(root: Path, path: str) -> Path:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from mmengine.config import Config
+from torch import nn
 
+from ..checkpoints import write_atomically
+from ..pictures import unused_name
 from .dpt import DPT
 from .images import UNITS, read_image, write_depth_png, write_picture, write_point_cloud
 from .metrics import DepthMetrics, Protocol, flip_average
+from .model import DepthModel
 from .transforms import KBCrop, Sample
 
 
@@ -67,18 +75,85 @@ def predict_file(
         FileNotFoundError: there is no such image.
         ValueError: the image cannot be read, or a point cloud of relative depth was asked for; nothing is written.
     """
+    _check_point_cloud(model, point_cloud)
+    path = Path(path)
+    image = read_image(path)
+    return _write(model, image, predict_depth(model, image, flip), Path(folder), path.stem, point_cloud, focal)
+
+
+def _check_point_cloud(model: DPT, point_cloud: bool) -> None:
     if point_cloud and model.unit != "metre":
         raise ValueError(f"point cloud: needs a model that predicts metres, this one predicts {model.unit} depth")
-    path, folder = Path(path), Path(folder)
-    image = read_image(path)
-    depth = predict_depth(model, image, flip)
-    files = [folder / f"{path.stem}_depth.png", folder / f"{path.stem}_picture.png"]
+
+
+def _write(
+    model: DPT,
+    image: torch.Tensor,
+    depth: torch.Tensor,
+    folder: Path,
+    name: str,
+    point_cloud: bool,
+    focal: float | None,
+) -> list[Path]:
+    """The files of `predict_file` for an image (3, H, W) and its prediction (H, W)."""
+    files = [folder / f"{name}_depth.png", folder / f"{name}_picture.png"]
     write_depth_png(files[0], depth, model.unit)
     write_picture(files[1], image, depth, model.unit)
     if point_cloud:
-        files.append(folder / f"{path.stem}.ply")
+        files.append(folder / f"{name}.ply")
         write_point_cloud(files[-1], image, depth, model.unit, focal)
     return files
+
+
+def predict(
+    model: DepthModel, cfg: Config, meta: Mapping[str, Any], images: Sequence[str | Path], out: Path
+) -> list[dict[str, Any]]:
+    """`mixerzoo predict` for depth: the files of `predict_file` for every picture, and ``predictions.json``.
+
+    Args:
+        model: in evaluation mode.
+        cfg: its config; ``predict_cfg`` may hold ``point_cloud`` (write one) and ``focal`` (see `write_point_cloud`).
+        meta: of the checkpoint; not used.
+        images: picture files.
+        out: folder.
+
+    Returns:
+        A record per picture: ``image``, ``depth``, ``picture`` and perhaps ``point_cloud`` (file names), ``unit``,
+        ``range`` (the 1st and the 99th percentile) and ``summary``.
+
+    Raises:
+        FileNotFoundError: there is no such picture; nothing is written then.
+        ValueError: a picture cannot be read or a point cloud of relative depth was asked for; nothing is written then.
+        OSError: a file cannot be written.
+    """
+    wanted = cfg.get("predict_cfg", {})
+    point_cloud, focal = wanted.get("point_cloud", False), wanted.get("focal")
+    _check_point_cloud(model.net, point_cloud)
+    pictures = [read_image(path) for path in images]
+    depths = [predict_depth(model.net, image, model.flip_test) for image in pictures]
+    out.mkdir(parents=True, exist_ok=True)
+    records, names = [], set()
+    for path, image, depth in zip(images, pictures, depths, strict=True):
+        name = unused_name(Path(path).stem, names)
+        files = _write(model.net, image, depth, out, name, point_cloud, focal)
+        low, high = np.percentile(depth.numpy(), (1, 99)).tolist()
+        unit = model.net.unit
+        records.append(
+            {
+                "image": str(path),
+                **dict(zip(("depth", "picture", "point_cloud"), (file.name for file in files), strict=False)),
+                "unit": unit,
+                "range": [low, high],
+                "summary": f"{low:.3g} to {high:.3g} {'m' if unit == 'metre' else '(relative inverse depth)'}",
+            }
+        )
+    write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
+    return records
+
+
+def networks(model: DepthModel) -> dict[str, nn.Module]:
+    """What `mixerzoo analyze --config` counts: the whole network, and its backbone."""
+    return {"network": model.net, "backbone": model.net.backbone}
 
 
 def evaluate(model: DPT, data: Iterable[Sample], protocol: str | Protocol, flip: bool = False) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,6 +28,11 @@ MOTORCYCLE_CAMERA = {"fx": 994.978, "fy": 994.978, "cx": 311.193, "cy": 254.877}
 _BASELINE, _OFFSET = 0.193001, 31.086  # metres, and pixels between the two principal points
 _KINECT_SHAPE = (480, 640)
 _KINECT_GAP = 30  # bytes between the last range and the first colour
+
+PACKAGED = {  # where Debian puts them
+    "castel": Path("/usr/share/visp-images-data/ViSP-images/mbt-depth/castel/castel"),
+    "kinect": Path("/usr/share/mrpt/datasets/tests_rgbd.rawlog"),
+}
 
 Counts = NDArray[np.uint16]
 Pixels = NDArray[np.uint8]
@@ -157,3 +163,21 @@ def depth_counts(disparity: NDArray[np.floating]) -> Counts:
     valid = np.isfinite(disparity)
     metres = _BASELINE * MOTORCYCLE_CAMERA["fx"] / (np.where(valid, disparity, 0).astype(np.float64) + _OFFSET)
     return np.where(valid, np.round(metres * MOTORCYCLE_COUNTS), 0).astype(np.uint16)
+
+
+@click.command()
+@click.argument("source", type=click.Choice(["castel", "kinect", "motorcycle"]))
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--files", type=click.Path(path_type=Path), help="Where the package put them, if not at Debian's place.")
+def main(source: str, root: Path, files: Path | None) -> None:
+    """Writes SOURCE as an RGB-D folder ROOT; castel needs Debian's visp-images-data, kinect its mrpt-common."""
+    if source == "motorcycle":
+        convert_motorcycle(root)
+    else:
+        convert = {"castel": convert_castel, "kinect": convert_kinect}[source]
+        convert(files or PACKAGED[source], root)
+    click.echo(root)
+
+
+if __name__ == "__main__":
+    main()

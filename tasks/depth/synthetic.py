@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -172,28 +173,36 @@ def render(solids: Sequence[Solid], camera: Camera, pose: Pose) -> tuple[NDArray
     return picture, np.where(np.isfinite(depth), depth, 0).reshape(shape)
 
 
-def _paint(rng: np.random.Generator, size: float) -> Paint:
+def _paint(rng: np.random.Generator, size: float, contrast: float = 1.0) -> Paint:
     light, dark = rng.uniform(0.45, 1, 3), rng.uniform(0.05, 0.5, 3)
+    dark = light + contrast * (dark - light)
     return Paint(
         str(rng.choice(["bricks", "stripes", "noise"])), light, dark, size * rng.uniform(0.5, 1.5), rng.random()
     )
 
 
 def room(rng: np.random.Generator) -> tuple[list[Solid], Pose]:
-    """A room of 3 to 8 m with balls and boxes in it, and a hand-held camera at one end; all within 9.5 m."""
-    size = np.array([rng.uniform(3, 5), rng.uniform(3.5, 8), rng.uniform(2.3, 3.2)])
-    solids: list[Solid] = [Box(np.zeros(3), size, _paint(rng, 0.6), inside=True)]
+    """A room of 3 to 8 m with balls and boxes on its floor, and a camera at eye level at one end; all within 9.5 m.
+
+    A picture does not tell a room from one twice as large. Eye level does, as on KITTI's car: 1.5 to 1.7 m.
+    """
+    width, length, height = size = np.array([rng.uniform(3, 5), rng.uniform(3.5, 8), rng.uniform(2.3, 3.2)])
+    thin = 1e-3  # metres that floor and ceiling stand before the walls' box
+    solids: list[Solid] = [
+        Box(np.zeros(3), size, _paint(rng, 0.6, 0.3), inside=True),
+        Box(np.array([0, 0, -1]), np.array([width, length, thin]), _paint(rng, 0.6)),
+        Box(np.array([0, 0, height - thin]), np.array([width, length, height + 1]), _paint(rng, 0.6, 0.15)),
+    ]
     for _ in range(rng.integers(4, 9)):
         extent = rng.uniform(0.1, 0.45, 3)
         # The camera's end of the room is left free, so that no object holds the camera.
-        place = np.array([rng.uniform(0.5, size[0] - 0.5), rng.uniform(1.6, size[1] - 0.5), 0])
+        place = np.array([rng.uniform(0.5, width - 0.5), rng.uniform(1.6, length - 0.5), 0])
         if rng.random() < 0.5:
-            center = place + [0, 0, rng.uniform(extent[0], size[2] - 0.5)]
-            solids.append(Sphere(center, float(extent[0]), _paint(rng, 0.15)))
+            solids.append(Sphere(place + [0, 0, extent[0]], float(extent[0]), _paint(rng, 0.15)))
         else:
             solids.append(Box(place - [*extent[:2], 0], place + [*extent[:2], 3 * extent[2]], _paint(rng, 0.2)))
-    position = [rng.uniform(0.6, size[0] - 0.6), rng.uniform(0.3, 0.9), rng.uniform(1.0, 1.8)]
-    target = [rng.uniform(0.3, 0.7) * size[0], size[1], rng.uniform(0.5, 1.5)]
+    position = [rng.uniform(0.6, width - 0.6), rng.uniform(0.3, 0.9), rng.uniform(1.5, 1.7)]
+    target = [rng.uniform(0.3, 0.7) * width, length, rng.uniform(0.5, 1.5)]
     return solids, look(position, target, rng.normal(0, 0.05))
 
 
@@ -300,3 +309,23 @@ def _write_list(path: Path, lines: Sequence[str]) -> Path:
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines))
     return path
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--train", default=4000, show_default=True, help="Frames for training.")
+@click.option("--test", default=200, show_default=True, help="Frames for testing, of other scenes.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--scale", default=0.2, show_default=True, help="Of the real camera's pixels on each side.")
+@click.option("--streets", is_flag=True, help="Streets in KITTI's format instead of rooms in NYU's.")
+def main(root: Path, train: int, test: int, seed: int, scale: float, streets: bool) -> None:
+    """Writes a rendered data set into ROOT; streets have their depth in ROOT/data_depth_annotated."""
+    if streets:
+        lists = write_kitti(root, root / "data_depth_annotated", train, test, seed, scale)
+    else:
+        lists = write_nyu(root, train, test, seed, scale)
+    click.echo("\n".join(map(str, lists)))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,12 +7,14 @@ torch's, which a ``DataLoader`` seeds for each worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.registry import TRANSFORMS
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
@@ -106,6 +108,20 @@ class Convention:
             return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)[:, 0]
         x_to = F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False)
         return x_to.clamp(x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True))[:, 0]
+
+
+def as_convention(given: Convention | Mapping[str, Any]) -> Convention:
+    """A convention, or one from a dictionary of its fields.
+
+    Raises:
+        ValueError: a field that it does not have, or lacks.
+    """
+    if isinstance(given, Convention):
+        return given
+    try:
+        return Convention(**{key: tuple(value) if key in ("mean", "std") else value for key, value in given.items()})
+    except TypeError as error:
+        raise ValueError(f"convention: expected {', '.join(f.name for f in fields(Convention))}: {error}") from error
 
 
 DPT_384 = Convention(384, 384)
@@ -279,6 +295,18 @@ class Normalize:
         return {**sample, "image": TF.normalize(sample["image"], self.mean, self.std)}
 
 
+def _from_config(recipe: Callable[..., Compose]) -> Callable[..., Compose]:
+    """Lets a config give a recipe's convention as a dictionary of `Convention`'s fields."""
+
+    @wraps(recipe)
+    def build(convention: Convention | Mapping[str, Any], **kwargs: Any) -> Compose:
+        return recipe(as_convention(convention), **kwargs)
+
+    return build
+
+
+@TRANSFORMS.register_module()
+@_from_config
 def nyu_training(convention: Convention) -> Compose:
     """The NYUv2 recipe of the BTS line: boundary crop, rotation by 2.5°, flip, 416×544 crop, brightness .75–1.25."""
     return Compose(
@@ -293,6 +321,8 @@ def nyu_training(convention: Convention) -> Compose:
     )
 
 
+@TRANSFORMS.register_module()
+@_from_config
 def kitti_training(convention: Convention) -> Compose:
     """The KITTI recipe of the BTS line: KB crop, rotation by 2.5°, flip, 352×704 crop, colour .9–1.1."""
     return Compose(
@@ -300,6 +330,8 @@ def kitti_training(convention: Convention) -> Compose:
     )
 
 
+@TRANSFORMS.register_module()
+@_from_config
 def square_training(convention: Convention, side: int = 384) -> Compose:
     """For any RGB-D data: the shorter side to ``side``, a random square of it, flip, colour .9–1.1.
 
@@ -310,6 +342,15 @@ def square_training(convention: Convention, side: int = 384) -> Compose:
     return Compose([Resize(resize), RandomCrop(side, side), RandomFlip(), RandomColor(), Normalize(convention)])
 
 
+@TRANSFORMS.register_module()
+@_from_config
+def resized_training(convention: Convention) -> Compose:
+    """For small data: the whole picture at the convention's size, flip, colour .9–1.1."""
+    return Compose([Resize(convention), RandomFlip(), RandomColor(), Normalize(convention)])
+
+
+@TRANSFORMS.register_module()
+@_from_config
 def evaluation(convention: Convention) -> Compose:
     """What a published model is evaluated with: the image resized and normalised, depth as it was recorded."""
     steps: list[Transform] = [KBCrop(depth=False)] if convention.kb_crop else []

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixerzoo.backbones._files import write_atomically
 from mixerzoo.benchmarks import findings, pictures, plots, tables
 from mixerzoo.benchmarks.blocks import (
     ATTENTIONS,
@@ -24,7 +25,7 @@ from mixerzoo.benchmarks.blocks import (
 )
 from mixerzoo.benchmarks.criterion import TASKS
 from mixerzoo.benchmarks.flops import count_flops
-from mixerzoo.benchmarks.records import RECORDS_FILE, Records, write_atomically
+from mixerzoo.benchmarks.records import RECORDS_FILE, Records
 from rich.console import Console
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -330,8 +331,8 @@ class TestRecords:
 
     def test_a_failed_write_leaves_the_old_file(self, tmp_path):
         path = tmp_path / "file"
-        write_atomically(path, "old")
+        write_atomically("old", path)
         with pytest.raises(UnicodeEncodeError):
-            write_atomically(path, "new \ud800")
+            write_atomically("new \ud800", path)
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]

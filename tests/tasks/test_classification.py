@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import io
 import logging
 import shutil
 import tarfile
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.backbone import TimmBackbone
-from mixerzoo.tasks.classification.data import FashionMNIST, ImageFolder, read_idx
+from mixerzoo.tasks.classification.data import FashionMNIST, ImageFolder, WebDataset, read_idx
 from mixerzoo.tasks.classification.metrics import Accuracy
 from mixerzoo.tasks.classification.model import Classifier
 from mixerzoo.tasks.optim import TimmOptimWrapperConstructor, param_groups
@@ -87,7 +89,13 @@ def test_folder_tar_and_flat_layouts_hold_the_same(folder):
     with tarfile.open(folder / "val.tar", "w") as tar:
         tar.add(folder / "val", arcname=".")
     tarred = ImageFolder(folder / "val.tar", transform=EVAL)
-    for other, tolerance in ((plain, 0), (kaggle, 0.3), (tarred, 0)):
+    (folder / "tars").mkdir()
+    for name in val.classes:
+        with tarfile.open(folder / "tars" / f"{name}.tar", "w") as tar:
+            for path in (folder / "val" / name).iterdir():
+                tar.add(path, arcname=path.name)
+    tars = ImageFolder(folder / "tars", transform=EVAL)
+    for other, tolerance in ((plain, 0), (kaggle, 0.3), (tarred, 0), (tars, 0)):
         assert other.classes == val.classes
         assert len(other) == 24
         key = lambda sample: (sample[1], round(sample[0].mean().item(), 1))  # noqa: E731
@@ -96,6 +104,56 @@ def test_folder_tar_and_flat_layouts_hold_the_same(folder):
         if not tolerance:
             sums = [sorted(x.sum().item() for x, _ in samples) for samples in (mine, theirs)]
             np.testing.assert_allclose(*sums, rtol=1e-6)
+
+
+def shard(path, samples):
+    """A tar file of (name of a member, its bytes)."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in samples:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_webdataset_shards_hold_the_same(folder):
+    paths = sorted((folder / "val").rglob("*.png"))
+    names = sorted({path.parent.name for path in paths})
+    for number in range(3):
+        members = []
+        for path in paths[number::3]:
+            label = str(names.index(path.parent.name)).encode()
+            members += [(f"a.b/{path.stem}.cls", label + b"\n"), (f"a.b/{path.stem}.json", b"{}")]
+            members += [(f"a.b/{path.stem}.png", path.read_bytes())]
+        shard(folder / f"set-val-{number}.tar", members)
+    dataset = WebDataset(folder, "set-val-*.tar", num_classes=3, transform=EVAL)
+    plain = ImageFolder(folder / "val", transform=EVAL)
+    assert len(dataset) == 24
+    assert dataset.metainfo == {"classes": ("0", "1", "2")}
+    assert "set-val-0.tar" in dataset.name(0)
+    order = [*range(0, 24, 3), *range(1, 24, 3), *range(2, 24, 3)]
+    for here, there in enumerate(order):
+        assert dataset[here][1] == plain[there][1]
+        assert torch.equal(dataset[here][0], plain[there][0])
+
+
+def test_webdataset_mistakes(folder):
+    build = functools.partial(WebDataset, folder, "*.tar", num_classes=3, transform=EVAL)
+    with pytest.raises(FileNotFoundError, match=r"no shard called \*\.tar; put them there, or change root or shards"):
+        build()
+    shard(folder / "a.tar", [("0.cls", b"1")])
+    with pytest.raises(ValueError, match=r"no images in 1 shards"):
+        build()
+    shard(folder / "a.tar", [("0.jpg", b"x"), ("1.jpg", b"x"), ("1.cls", b"2")])
+    with pytest.raises(ValueError, match=r"a\.tar: no label of image 0; expected a member of that name with \.cls"):
+        build()
+    for label in (b"3", b"-1", b"shoe", b""):
+        shard(folder / "a.tar", [("0.jpg", b"x"), ("0.cls", label)])
+        with pytest.raises(ValueError, match=r"a\.tar: 0\.cls: expected a label below 3, got"):
+            build()
+    shard(folder / "a.tar", [("0.jpg", b"x" * 4000), ("0.cls", b"1")])
+    (folder / "a.tar").write_bytes((folder / "a.tar").read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"a\.tar: not a whole tar file .*; get it again"):
+        build()
 
 
 def test_folder_mistakes(folder):

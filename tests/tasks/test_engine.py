@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small, data):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # logs fit, a checkpoint does not
     try:
-        with pytest.raises(OSError, match=r"epoch_2\.pth: could not be written .*; older checkpoints are intact"):
+        with pytest.raises(OSError, match=r"epoch_2\.pth: could not be written .*; what was there before is intact"):
             engine.train(CONFIG, folder, resume=True, options=small, data=data)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

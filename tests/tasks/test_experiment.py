@@ -32,7 +32,7 @@ def test_experiment(tmp_path):
     assert {entry["name"] for entry in table["entries"]} == {"gatedcnn", "identity"}
     for entry in table["entries"]:
         folder = runs / entry["name"]
-        assert entry["accuracies"] == [
+        assert entry["values"] == [
             json.loads((folder / f"seed_{seed}" / "result.json").read_text())["metrics"]["acc/top1"] for seed in (0, 1)
         ]
         assert entry["step_ms_per_image"] > 0

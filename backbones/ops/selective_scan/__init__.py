@@ -67,8 +67,13 @@ def selective_scan(
     Source: Mamba, arXiv 2312.00752, Algorithm 2 and §3.3 (zero-order hold for A, Euler for B).
     """
     check_scan(u, delta, A, B, C, D, z, delta_bias, backend)
-    batch, _, length = u.shape
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    route = int(Route.ROWS_REVERSED if reverse else Route.ROWS)
     dtype = state_dtype(u, delta, B, C, z)
+    if library.is_one_node(backend, tensors, dtype):
+        out, last_state = library.SequenceScan.apply(*tensors, delta_softplus, route, backend)
+        return (out, last_state) if return_last_state else out
+    batch, _, length = u.shape
     B, C = _per_step(B, batch, length), _per_step(C, batch, length)
     y, last_state = _scan(
         u.transpose(1, 2).unsqueeze(2),  # (B, L, 1, D)
@@ -79,7 +84,7 @@ def selective_scan(
         None if z is None else z.transpose(1, 2),  # (B, L, D)
         None if delta_bias is None else _parameter(delta_bias, dtype).unsqueeze(0),
         delta_softplus,
-        [int(Route.ROWS_REVERSED if reverse else Route.ROWS)],
+        [route],
         (1, length),
         None,
         backend,
@@ -201,6 +206,6 @@ def _scan(
         return y.sum(2).to(out_dtype or u.dtype), last_state
     arguments = (*tensors, delta_softplus, routes, *grid, out_dtype, backend)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y, last_state, _ = torch.ops.mixerzoo.selective_scan_fwd(*arguments)
+        y, last_state, _ = torch.ops.mixerzoo.selective_scan_fwd.default(*arguments)
         return y, last_state
-    return torch.ops.mixerzoo.selective_scan_infer(*arguments)
+    return torch.ops.mixerzoo.selective_scan_infer.default(*arguments)

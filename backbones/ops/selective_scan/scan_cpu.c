@@ -118,6 +118,45 @@ INLINE void NAME(store)(char *data, int64_t dtype, int64_t index, REAL value) {
   }
 }
 
+/* ---- sums over lanes ---- */
+
+/* Sums over the lanes, for eight steps at once: fold a row of LANES values to eight, then interleave and add pairs of
+ * rows, three times. The compiler's own reduction would add the last eight one by one. */
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+typedef REAL NAME(octet) __attribute__((vector_size(8 * sizeof(REAL))));
+
+INLINE void NAME(fold_row)(NAME(octet) *folded, const REAL *row) {
+  NAME(octet) part[LANES / 8];
+  memcpy(part, row, sizeof part);
+  *folded = (part[0] + part[1]) + (part[2] + part[3]);
+}
+
+INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
+  for (int j = 0; j < 8; j += 2)
+    x[j] = __builtin_shufflevector(x[j], x[j + 1], 0, 8, 1, 9, 4, 12, 5, 13) +
+           __builtin_shufflevector(x[j], x[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  for (int j = 0; j < 8; j += 4)
+    x[j] = __builtin_shufflevector(x[j], x[j + 2], 0, 1, 8, 9, 4, 5, 12, 13) +
+           __builtin_shufflevector(x[j], x[j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+  x[0] = __builtin_shufflevector(x[0], x[4], 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(x[0], x[4], 4, 5, 6, 7, 12, 13, 14, 15);
+  memcpy(sums, x, sizeof x[0]);
+}
+#else
+typedef struct {
+  REAL sum;
+} NAME(octet);
+
+INLINE void NAME(fold_row)(NAME(octet) *folded, const REAL *row) {
+  folded->sum = 0;
+  for (int i = 0; i < LANES; i++) folded->sum += row[i];
+}
+
+INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
+  for (int j = 0; j < 8; j++) sums[j] = x[j].sum;
+}
+#endif
+
 /* ---- one chunk of one tile ---- */
 
 typedef REAL NAME(rows)[CHUNK + 1][LANES]; /* one row more, since arrays 4096 bytes apart contend for cache lines */
@@ -127,7 +166,8 @@ typedef struct {
   int64_t steps, pixels[CHUNK];
   NAME(rows) u, dt, dtu, y ALIGNED;
   /* backward only */
-  NAME(rows) g, dy, z, slope, through_x, through_a, a, h, product ALIGNED; /* h[s]: before step s */
+  NAME(rows) g, dy, z, slope, through_x, through_a, a, h ALIGNED; /* h[s]: before step s */
+  NAME(octet) dB_sums[CHUNK], dC_sums[CHUNK]; /* folded rows */
   REAL *B, *C, *dB, *dC;   /* (N, CHUNK) */
   REAL *A, *A2;            /* (N, LANES): A and A*log2(e) */
   REAL *state, *carry, *dA; /* (N, LANES) */
@@ -306,51 +346,13 @@ NAME(CLONES) void NAME(forward_tile)(const problem *p, NAME(tile) *t) {
 
 /* ---- backward ---- */
 
-/* Sums over the lanes, for eight steps at once: fold a row of LANES values to eight, then interleave and add pairs of
- * rows, three times. The compiler's own reduction would add the last eight one by one. */
-#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
-typedef REAL NAME(octet) __attribute__((vector_size(8 * sizeof(REAL))));
-
-INLINE void NAME(fold_row)(NAME(octet) *folded, const REAL *row) {
-  NAME(octet) part[LANES / 8];
-  memcpy(part, row, sizeof part);
-  *folded = (part[0] + part[1]) + (part[2] + part[3]);
-}
-
-INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
-  for (int j = 0; j < 8; j += 2)
-    x[j] = __builtin_shufflevector(x[j], x[j + 1], 0, 8, 1, 9, 4, 12, 5, 13) +
-           __builtin_shufflevector(x[j], x[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  for (int j = 0; j < 8; j += 4)
-    x[j] = __builtin_shufflevector(x[j], x[j + 2], 0, 1, 8, 9, 4, 5, 12, 13) +
-           __builtin_shufflevector(x[j], x[j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-  x[0] = __builtin_shufflevector(x[0], x[4], 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(x[0], x[4], 4, 5, 6, 7, 12, 13, 14, 15);
-  memcpy(sums, x, sizeof x[0]);
-}
-#else
-typedef struct {
-  REAL sum;
-} NAME(octet);
-
-INLINE void NAME(fold_row)(NAME(octet) *folded, const REAL *row) {
-  folded->sum = 0;
-  for (int i = 0; i < LANES; i++) folded->sum += row[i];
-}
-
-INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
-  for (int j = 0; j < 8; j++) sums[j] = x[j].sum;
-}
-#endif
-
 /* Everything that state n contributes over the chunk: forward from the checkpoint, then in reverse. */
-INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
+INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int first, int gated) {
   const REAL *restrict A = t->A + n * LANES, *restrict A2 = t->A2 + n * LANES;
   const REAL *restrict B = t->B + n * CHUNK, *restrict C = t->C + n * CHUNK;
   REAL *restrict state = t->state + n * LANES, *restrict carry = t->carry + n * LANES, *restrict dA = t->dA + n * LANES;
   REAL *restrict dB = t->dB + n * CHUNK, *restrict dC = t->dC + n * CHUNK;
   int64_t steps = t->steps;
-  NAME(octet) x[8];
   REAL a1[LANES], a2[LANES], h[LANES], mu[LANES], da[LANES] = {0}; /* mu: dL/dh through later steps */
   memcpy(a1, A, sizeof a1);
   memcpy(a2, A2, sizeof a2);
@@ -358,43 +360,37 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int gated) {
   memcpy(mu, carry, sizeof mu);
   memcpy(t->h[0], state, sizeof h);
   for (int64_t s = 0; s < steps; s++) {
-    REAL b = B[s];
+    REAL b = B[s], products[LANES];
     for (int i = 0; i < LANES; i++) {
       REAL a = NAME(exp2)(t->dt[s][i] * a2[i]);
       h[i] = a * h[i] + t->dtu[s][i] * b;
       t->a[s][i] = a;
       t->h[s + 1][i] = h[i];
+      products[i] = t->g[s][i] * h[i];
     }
+    NAME(fold_row)(&t->dC_sums[s], products);
   }
-  for (int64_t s = 0; s < steps; s += 8) { /* what lies beyond the last step is never stored */
-    for (int j = 0; j < 8; j++) {
-      REAL products[LANES];
-      for (int i = 0; i < LANES; i++) products[i] = t->g[s + j][i] * t->h[s + j + 1][i];
-      NAME(fold_row)(&x[j], products);
-    }
-    NAME(sum_octets)(dC + s, x);
-  }
+  /* Sums beyond the last step are of stale rows, and never stored. */
+  for (int64_t s = 0; s < steps; s += 8) NAME(sum_octets)(dC + s, t->dC_sums + s);
   if (gated)
     for (int64_t s = 0; s < steps; s++)
       for (int i = 0; i < LANES; i++) t->y[s][i] += C[s] * t->h[s + 1][i];
   for (int64_t s = steps - 1; s >= 0; s--) {
-    REAL b = B[s], c = C[s];
+    REAL b = B[s], c = C[s], products[LANES];
     for (int i = 0; i < LANES; i++) {
       REAL lambda = t->g[s][i] * c + mu[i]; /* dL/dh */
-      t->through_x[s][i] += lambda * b;
-      t->product[s][i] = lambda * t->dtu[s][i];
+      t->through_x[s][i] = (first ? 0 : t->through_x[s][i]) + lambda * b;
+      products[i] = lambda * t->dtu[s][i];
       mu[i] = t->a[s][i] * lambda;
       REAL flow = mu[i] * t->h[s][i]; /* dL/d(dt*A) */
-      t->through_a[s][i] += a1[i] * flow;
+      t->through_a[s][i] = (first ? 0 : t->through_a[s][i]) + a1[i] * flow;
       da[i] += t->dt[s][i] * flow;
     }
+    NAME(fold_row)(&t->dB_sums[s], products);
   }
   memcpy(carry, mu, sizeof mu);
   for (int i = 0; i < LANES; i++) dA[i] += da[i];
-  for (int64_t s = 0; s < steps; s += 8) {
-    for (int j = 0; j < 8; j++) NAME(fold_row)(&x[j], t->product[s + j]);
-    NAME(sum_octets)(dB + s, x);
-  }
+  for (int64_t s = 0; s < steps; s += 8) NAME(sum_octets)(dB + s, t->dB_sums + s);
 }
 
 /* dL/dy through the gate into t->g; t->z becomes silu'(z). */
@@ -448,9 +444,8 @@ INLINE void NAME(backward_chunk)(const problem *p, NAME(tile) *t, int64_t chunk,
   NAME(load_chunk)(p, t, chunk * CHUNK, 1);
   NAME(load_gradient)(p, t);
   NAME(copy_lanes)(t->state, LANES, NAME(checkpoint)(p, t, chunk), p->channels, p->states, t->count);
-  memset(t->through_x, 0, sizeof t->through_x);
-  memset(t->through_a, 0, sizeof t->through_a);
-  for (int64_t n = 0; n < p->states; n++) NAME(backward_state)(t, n, gated);
+  NAME(backward_state)(t, 0, 1, gated);
+  for (int64_t n = 1; n < p->states; n++) NAME(backward_state)(t, n, 0, gated);
   NAME(finish_rows)(p, t);
   NAME(store_rows)(t->through_x, &p->du, t, p->du.route == 0 && t->k > 0);
   NAME(store_rows)(t->through_a, &p->ddelta, t, 0);

@@ -2,6 +2,7 @@
 
 custom_imports = {"imports": ["mixerzoo.tasks.engine", "mixerzoo.tasks.classification"]}
 predictor = "mixerzoo.tasks.classification.predict"
+headline = {"metric": "acc/top1", "label": "top-1 %", "best": "highest"}
 
 train_cfg = {"type": "EpochBasedTrainLoop"}
 val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}

@@ -1,0 +1,19 @@
+"""Rendered rooms with exact depth in NYU's format; the test rooms are other rooms, drawn after the training ones.
+
+python -m mixerzoo.tasks.depth.synthetic data/depth_rooms --train 4000 --test 200 --scale 0.2
+
+The rate rises over 100 iterations and falls along a cosine to 1 %.
+"""
+
+_base_ = "small.py"
+_dataset = {"type": "NYU", "root": "data/depth_rooms"}
+train_dataloader = {"batch_size": 8, "dataset": {**_dataset, "files": "nyudepthv2_train_files_with_gt.txt"}}
+val_dataloader = test_dataloader = {"dataset": {**_dataset, "files": "nyudepthv2_test_files_with_gt.txt"}}
+val_evaluator = test_evaluator = {"type": "DepthScore", "protocol": "plain"}
+
+train_cfg = {"max_epochs": 2}
+optim_wrapper = {"optimizer": {"lr": 1e-3}, "clip_grad": {"max_norm": 1.0}}
+param_scheduler = [
+    {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 100},
+    {"type": "CosineAnnealingLR", "eta_min_ratio": 0.01, "by_epoch": True, "begin": 0, "convert_to_iter_based": True},
+]

@@ -1,0 +1,7 @@
+"""The DPT head on Vim-Tiny with 12 of its 24 blocks (patches of 16×16 pixels: 48 tokens), on rendered rooms of 96×128.
+
+mixerzoo train depth/vim_tiny_synthetic --data data/depth_rooms
+"""
+
+_base_ = "_base_/synthetic.py"
+model = {"net": {"name": "vim_tiny_patch16_224", "img_size": (96, 128), "depth": 12}}
