@@ -21,7 +21,7 @@ from .analysis import FLOP_CLASSES, AnalysisRecord, ModuleRecord, to_json
 from .criterion import TASKS, Analyzer
 from .findings import stage_table
 from .flops import Convention
-from .models import parse_image_size
+from .models import GivenModel, parse_image_size
 from .tables import PIPE_WIDTH, Cell, Column, Table, for_terminal, markdown, size_text, three_digits
 
 FORMATS = ("json", "csv", "markdown")
@@ -31,7 +31,7 @@ Question = tuple[str | None, tuple[int, int] | None]  # task, (H, W) in pixels
 
 
 def analyze(
-    models: Sequence[str],
+    models: Sequence[str | GivenModel],
     sizes: Sequence[str],
     task: str | None,
     convention: Convention,
@@ -43,7 +43,7 @@ def analyze(
     """Analyzes ``models`` and prints the records or writes them to ``output``.
 
     Args:
-        models: timm models.
+        models: names of timm models, or networks.
         sizes: ``H`` or ``HxW``; none for each model's own, or for those of ``task``.
         task: one of `criterion.TASKS`, or ``all``.
         convention: see `flops`.
@@ -63,7 +63,7 @@ def analyze(
     console = Console(stderr=True)
     with _spinner(console) as say:
         for model in models:
-            say(f"counting {model}")
+            say(f"counting {model if isinstance(model, str) else model.name}")
             analyzer = Analyzer(model)
             for preset, size in questions:
                 try:

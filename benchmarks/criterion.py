@@ -28,7 +28,7 @@ from torch import nn
 from .analysis import FLOP_CLASSES, AnalysisRecord, GrowthRecord, ModuleRecord, StageRecord, UncountedRecord
 from .flops import CONVENTIONS, Convention, Count, OpCount, UnknownOperatorError, count_flops
 from .growth import Polynomial, Site, add, evaluate, exponent, fit, measure_growth
-from .models import MetaModels, default_image_size
+from .models import GivenModel, MetaModels
 from .stages import Grid, Stage, assign_paths, find_stages, name_mixer, output_grid
 from .trust import compare_counters
 
@@ -118,15 +118,15 @@ class Analyzer:
     """One architecture, its growth measured once, to be analyzed at any image size.
 
     Args:
-        name: timm model.
+        model: name of a timm model, or a network.
 
     Raises:
         ValueError: unknown name.
         UnknownOperatorError: an operator that multiplies has no formula.
     """
 
-    def __init__(self, name: str) -> None:
-        self.models = MetaModels(name)
+    def __init__(self, model: str | GivenModel) -> None:
+        self.models = MetaModels(model) if isinstance(model, str) else model
         self.growth = measure_growth(self.models)
         self.powers = self.growth.powers() if self.growth else {}
 
@@ -151,7 +151,7 @@ class Analyzer:
         """
         if convention not in CONVENTIONS:
             raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
-        image_size = image_size or default_image_size(self.models.name)
+        image_size = image_size or self.models.default_image_size
         counted_size, count = self._count(image_size)
         record = _Draft(self, image_size, counted_size, count, convention).record(task)
         if not trust:
@@ -188,7 +188,7 @@ class Analyzer:
     def _expected(self, image_size: tuple[int, int]) -> str:
         if self.growth is not None:
             return f" (expected the likes of {', '.join(f'{side}×{side}' for side in self.growth.sides)})"
-        default = default_image_size(self.models.name)
+        default = self.models.default_image_size
         return "" if image_size == default else f" (expected {default[0]}×{default[1]}, its only size)"
 
 

@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from .flops import Convention, Count, OpCount, Product, UnknownOperatorError, count_flops
-from .models import MetaModels, default_image_size
+from .models import GivenModel, MetaModels
 
 STEPS = (1, 2, 3)
 COMMON_SIDES = (224, 256, 384)
@@ -160,14 +160,14 @@ class Growth:
         return {**{(*key, -1): leading_power(totals) for key, totals in summed.items()}, **powers}
 
 
-def measure_growth(models: MetaModels) -> Growth | None:
+def measure_growth(models: MetaModels | GivenModel) -> Growth | None:
     """Counts an architecture at three sizes; ``None`` if it takes images of one size only.
 
     Raises:
         UnknownOperatorError: an operator that multiplies has no formula.
     """
     best = None
-    for unit in _units(models.name):
+    for unit in _units(models.default_image_size):
         growth = _measure(models, unit)
         if growth is None:
             continue
@@ -177,14 +177,14 @@ def measure_growth(models: MetaModels) -> Growth | None:
     return best
 
 
-def _units(name: str) -> list[int]:
+def _units(default_size: tuple[int, int]) -> list[int]:
     """Sides to try: the default rounded up to whole tokens of stride 32 (14-pixel patches divide 224), then others."""
-    default = max(default_image_size(name))
+    default = max(default_size)
     rounded = default if default % 14 == 0 else math.ceil(default / 32) * 32
     return list(dict.fromkeys((rounded, default, *COMMON_SIDES)))
 
 
-def _measure(models: MetaModels, unit: int) -> Growth | None:
+def _measure(models: MetaModels | GivenModel, unit: int) -> Growth | None:
     try:
         counts = tuple(count_flops(models.at((unit * s,) * 2), (unit * s,) * 2) for s in STEPS)
     except UnknownOperatorError:

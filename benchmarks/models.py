@@ -6,6 +6,7 @@ import ast
 import difflib
 import re
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -121,6 +122,11 @@ class MetaModels:
         self._any_size = False
         self._latest: tuple[tuple[int, int], nn.Module] | None = None
 
+    @property
+    def default_image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels; see the function of this name."""
+        return default_image_size(self.name)
+
     def at(self, image_size: tuple[int, int]) -> nn.Module:
         """The network for images of (H, W) pixels, in eval mode, its parameters without gradients."""
         if self._latest is not None and (self._any_size or self._latest[0] == image_size):
@@ -130,6 +136,25 @@ class MetaModels:
         model.eval().requires_grad_(False)
         self._any_size, self._latest = not sized, (image_size, model)
         return model
+
+
+@dataclass(frozen=True)
+class GivenModel:
+    """A network that exists already, in the place of `MetaModels`.
+
+    Attributes:
+        name: what to call it.
+        model: takes images (B, C, H, W) of any size; on the meta device, in eval mode.
+        default_image_size: (H, W) in pixels.
+    """
+
+    name: str
+    model: nn.Module
+    default_image_size: tuple[int, int]
+
+    def at(self, image_size: tuple[int, int]) -> nn.Module:
+        """The network, whatever the size."""
+        return self.model
 
 
 class _Uninitialized(TorchFunctionMode):

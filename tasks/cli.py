@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -75,6 +76,38 @@ def predict(config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, 
     for record in engine.predict(config, checkpoint, images, out, options=engine.parse_options(options)):
         click.echo(f"{record['image']}: {record['summary']}")
     click.echo(f"{out}: predictions.json and the annotated pictures")
+
+
+def _analyze_configs(command: click.Command) -> click.Command:
+    """Adds ``--config`` to the benchmarks' command, which knows no configs."""
+    analyze_models = command.callback
+
+    def analyze(models: tuple[str, ...], configs: tuple[str, ...], **conditions: Any) -> None:
+        if not models and not configs:
+            raise click.UsageError("expected MODEL..., or --config CONFIG")
+        if configs and conditions["trust"]:
+            raise click.UsageError("--trust asks counters that build a MODEL by its name: leave --config out")
+        networks: list[Any] = list(models)
+        if configs:
+            from ..benchmarks.models import GivenModel
+            from .analysis import to_count
+
+            found = [to_count(config) for config in configs]
+            networks += [GivenModel(*network) for some, _ in found for network in some]
+            if not models and not conditions["sizes"] and not conditions["task"]:
+                sizes = dict.fromkeys(size for _, at in found for size in at)
+                conditions["sizes"] = tuple(f"{height}x{width}" for height, width in sizes)
+        analyze_models(models=tuple(networks), **conditions)
+
+    models = next(param for param in command.params if param.name == "models")
+    models.required = False
+    option = click.Option(["--config", "configs"], multiple=True, metavar="CONFIG", help="The networks of a config.")
+    command.params.insert(1, option)
+    command.callback = analyze
+    return command
+
+
+_analyze_configs(main.commands["analyze"])
 
 
 @main.command(short_help="Train a folder of configs over several seeds, and compare them.")

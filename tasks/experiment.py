@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from mmengine.config import Config
-from mmengine.registry import MODELS
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import engine
+from .analysis import image_shape, networks
 from .checkpoints import write_atomically
 from .plots import save_figure
 
@@ -250,21 +249,11 @@ def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline:
 def macs(config: str) -> int:
     """Multiply-adds of one image through the config's network, by PyTorch's own counter (attention counted in full)."""
     cfg = engine.load_config(config)
-    cfg.model.pop("mixup", None)
-    with torch.device("meta"):
-        net = MODELS.build(cfg.model).eval().net
-        image = torch.zeros(1, *_image_shape(cfg))
+    net = next(iter(networks(cfg).values()))
+    image = torch.zeros(1, *image_shape(cfg), device="meta")  # (1, channels, H, W)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(image)
     return counter.get_total_flops() // 2
-
-
-def _image_shape(cfg: Config) -> tuple[int, int, int]:
-    """(channels, H, W) of the config's test images."""
-    transform = cfg.test_dataloader.dataset.transform
-    if "convention" in transform:
-        return 3, transform.convention.height, transform.convention.width
-    return tuple(transform.input_size)
 
 
 def _columns(headline: Headline) -> tuple[str, ...]:

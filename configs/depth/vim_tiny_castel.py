@@ -5,4 +5,4 @@
 """
 
 _base_ = "_base_/castel.py"
-model = {"net": {"name": "vim_tiny_patch16_224", "img_size": (96, 128), "depth": 12}}
+model = {"net": {"name": "vim_tiny_patch16_224", "img_size": (96, 128), "depth": 8}}

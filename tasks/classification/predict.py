@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints import write_atomically
 from ..pictures import open_picture, unused_name, write_picture
 
-__all__ = ["annotate", "predict"]
+__all__ = ["annotate", "networks", "predict"]
 
 WIDTH = 320  # pixels that an annotated picture has at least, so that the labels can be read
 
@@ -55,6 +55,11 @@ def predict(
         records.append({"image": str(path), "picture": f"{name}.png", "summary": summary, "top5": found})
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
     return records
+
+
+def networks(model: nn.Module) -> dict[str, nn.Module]:
+    """What `mixerzoo analyze --config` counts: the network (B, C, H, W) → (B, classes)."""
+    return {"network": model.net}
 
 
 def annotate(picture: Image.Image, found: Sequence[Mapping[str, Any]]) -> Image.Image:

@@ -42,7 +42,8 @@ class DepthModel(BaseModel):
         flip_test: predict the mean with the mirrored picture's prediction.
 
     Raises:
-        ValueError: unknown network or loss, an argument that it does not take, or a loss of another unit.
+        ValueError: unknown network or loss, or a loss of another unit.
+        TypeError: an argument that the network does not take.
     """
 
     def __init__(
@@ -55,10 +56,7 @@ class DepthModel(BaseModel):
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
-        try:
-            self.net = create_depth_model(**net)
-        except TypeError as error:
-            raise ValueError(f"net: {net.get('name')} cannot be built with {', '.join(net)}: {error}") from error
+        self.net = create_depth_model(**net)
         if convention is not None:
             self.net.convention = as_convention(convention)
         self.loss = _loss(loss, self.net.unit)

@@ -41,7 +41,7 @@ class DepthScore(BaseMetric):
         try:
             self.metrics = DepthMetrics(protocol if isinstance(protocol, str) else Protocol(**protocol))
         except TypeError as error:
-            raise ValueError(f"protocol: {error}") from error
+            raise ValueError(f"protocol: {error}") from None
 
     def process(self, data_batch: Mapping[str, Any], data_samples: Sequence[torch.Tensor]) -> None:
         """Scores a batch.

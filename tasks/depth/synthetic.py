@@ -193,7 +193,7 @@ def room(rng: np.random.Generator) -> tuple[list[Solid], Pose]:
         Box(np.array([0, 0, -1]), np.array([width, length, thin]), _paint(rng, 0.6)),
         Box(np.array([0, 0, height - thin]), np.array([width, length, height + 1]), _paint(rng, 0.6, 0.15)),
     ]
-    for _ in range(rng.integers(4, 9)):
+    for _ in range(rng.integers(2, 7)):
         extent = rng.uniform(0.1, 0.45, 3)
         # The camera's end of the room is left free, so that no object holds the camera.
         place = np.array([rng.uniform(0.5, width - 0.5), rng.uniform(1.6, length - 0.5), 0])
@@ -241,7 +241,7 @@ def _scenes(
     for i in scenes:
         rng = np.random.default_rng([seed, i])
         solids, pose = make(rng)
-        zoom = rng.uniform(0.9, 1.1)
+        zoom = rng.uniform(0.97, 1.03)
         picture, depth = render(solids, replace(camera, fx=camera.fx * zoom, fy=camera.fy * zoom), pose)
         yield i, rng, picture, depth
 

@@ -121,7 +121,7 @@ def as_convention(given: Convention | Mapping[str, Any]) -> Convention:
     try:
         return Convention(**{key: tuple(value) if key in ("mean", "std") else value for key, value in given.items()})
     except TypeError as error:
-        raise ValueError(f"convention: expected {', '.join(f.name for f in fields(Convention))}: {error}") from error
+        raise ValueError(f"convention: expected {', '.join(f.name for f in fields(Convention))}: {error}") from None
 
 
 DPT_384 = Convention(384, 384)

@@ -15,6 +15,7 @@ headline = {
     "best": "lowest",
     "others": {"depth/delta1": "δ1", "depth/rmse": "RMSE m", "depth/silog": "SILog"},
 }
+analyze_sizes = ((480, 640), (352, 1216))  # NYU's and KITTI's
 predict_cfg = {"point_cloud": False, "focal": None}
 
 model = {"type": "DepthModel"}

@@ -11,7 +11,7 @@ train_dataloader = {"batch_size": 8, "dataset": {**_dataset, "files": "nyudepthv
 val_dataloader = test_dataloader = {"dataset": {**_dataset, "files": "nyudepthv2_test_files_with_gt.txt"}}
 val_evaluator = test_evaluator = {"type": "DepthScore", "protocol": "plain"}
 
-train_cfg = {"max_epochs": 2}
+train_cfg = {"max_epochs": 5}
 optim_wrapper = {"optimizer": {"lr": 1e-3}, "clip_grad": {"max_norm": 1.0}}
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 100},

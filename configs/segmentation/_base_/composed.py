@@ -15,6 +15,7 @@ _train = [
     {"type": "PackSegInputs"},
 ]
 _test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+analyze_sizes = ((128, 128),)
 _dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128/ade/ADEChallengeData2016"}
 
 train_dataloader = {

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, experiment
+from mixerzoo.tasks.analysis import networks, sizes
 from mmengine.optim import build_optim_wrapper
+from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("mmseg", reason="needs the extra mm")
 
-from mixerzoo.tasks.segmentation.flops import network_for_counting
-from torch.utils.flop_counter import FlopCounterMode
 
 NAMES = engine.config_names("segmentation")
 QUICK = [name for name in NAMES if "composed" in name or "/h2/" in name]
@@ -24,12 +24,12 @@ TABLE = re.findall(r"^\| (upernet_\w+) \| (\d+) \| ([\d.]+) \| (\d+) \| (\d+) \|
 
 def _builds(name):
     cfg = engine.load_config(name)
-    network, inputs = network_for_counting(cfg, (64, 128))
+    network = networks(cfg)["network"]
     with torch.no_grad():
-        logits = network(*inputs)
+        logits = network(torch.zeros(1, 3, 64, 128, device="meta"))
     assert logits.shape == (1, cfg.model.decode_head.num_classes, 16, 32)
-    build_optim_wrapper(network, cfg.optim_wrapper)
-    assert cfg.headline == "seg/mIoU"
+    build_optim_wrapper(network.requires_grad_(), cfg.optim_wrapper)
+    assert experiment.Headline(**cfg.headline).metric == "seg/mIoU"
     assert name in engine.find_config(name).read_text() or "/h2/" in name  # its command is its own
 
 
@@ -54,9 +54,11 @@ def test_ade20k_configs_build(name):
 def test_costs_are_those_of_the_docs_and_within_two_percent_of_the_published(row):
     """Published: MambaOut's table 3 (arXiv 2405.07992), VMamba's README, Swin's table 3 (arXiv 2103.14030)."""
     name, published_m, m, published_g, g = row
-    network, inputs = network_for_counting(engine.load_config(f"segmentation/{name}"))
+    cfg = engine.load_config(f"segmentation/{name}")
+    network = networks(cfg)["network"]
+    assert sizes(cfg) == [(512, 2048)]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*inputs)
+        network(torch.zeros(1, 3, 512, 2048, device="meta"))
     parameters = sum(p.numel() for p in network.parameters()) / 1e6
     multiply_adds = counter.get_total_flops() / 2e9
     assert (f"{parameters:.1f}", f"{multiply_adds:.0f}") == (m, g)
