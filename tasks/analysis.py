@@ -43,10 +43,10 @@ def networks(cfg: Config) -> dict[str, nn.Module]:
 
 
 def image_shape(cfg: Config) -> tuple[int, int, int]:
-    """(channels, H, W) of a config's test images."""
-    transform = cfg.test_dataloader.dataset.get("transform")
-    if transform is None:  # mmdet's and mmseg's images have many sizes: their configs say at which to count
+    """(channels, H, W) of a config's test images; mmdet's and mmseg's vary, there it is that of ``analyze_sizes``."""
+    if "transform" not in cfg.test_dataloader.dataset:
         return 3, *cfg.analyze_sizes[0]
+    transform = cfg.test_dataloader.dataset.transform
     if "convention" in transform:
         return 3, transform.convention.height, transform.convention.width
     return tuple(transform.input_size)
@@ -54,7 +54,7 @@ def image_shape(cfg: Config) -> tuple[int, int, int]:
 
 def sizes(cfg: Config) -> list[Size]:
     """(H, W) in pixels that a config is counted at: its ``analyze_sizes``, or that of its test images."""
-    return [tuple(size) for size in cfg.get("analyze_sizes") or [image_shape(cfg)[1:]]]
+    return [tuple(size) for size in cfg.get("analyze_sizes", [image_shape(cfg)[1:]])]
 
 
 def to_count(config: str | Path, **kwargs: Any) -> tuple[list[tuple[str, nn.Module, Size]], list[Size]]:

@@ -11,4 +11,5 @@ _base_ = [
 model = {
     "backbone": {"name": "mambaout_femto_gatedcnn", "depths": (1, 1, 3, 1)},
     "decode_head": {"in_channels": [48, 96, 192, 288]},
+    "auxiliary_head": {"in_channels": 192},
 }

@@ -11,4 +11,5 @@ _base_ = [
 model = {
     "backbone": {"name": "vmamba_tiny_s1l8", "dims": (48, 96, 192, 288), "depths": (1, 1, 3, 1)},
     "decode_head": {"in_channels": [48, 96, 192, 288]},
+    "auxiliary_head": {"in_channels": 192},
 }

@@ -19,7 +19,7 @@ from torch import nn
 from ..checkpoints import write_atomically
 from ..pictures import open_picture, unused_name, write_picture
 
-__all__ = ["overlay", "predict"]
+__all__ = ["networks", "overlay", "predict"]
 
 WIDTH = 320  # pixels that an overlay has at least, so that the legend can be read
 SHOWN = 8  # classes in the legend, the largest first
@@ -69,6 +69,15 @@ def predict(
                         "summary": summary, "classes": found})  # fmt: skip
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
     return records
+
+
+def networks(model: nn.Module) -> dict[str, nn.Module]:
+    """What `mixerzoo analyze --config` counts: the segmentor (B, 3, H, W) → (B, classes, H/4, W/4), and its backbone.
+
+    That is backbone, neck and decode head, as papers count. The auxiliary head is among the parameters but not in the
+    pass: it works in training only.
+    """
+    return {"network": model, "backbone": model.backbone}
 
 
 def _without_files(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

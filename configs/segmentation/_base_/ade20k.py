@@ -19,6 +19,7 @@ _test = [  # the label file is read after resizing, because predictions are meas
     {"type": "LoadAnnotations"},
     {"type": "PackSegInputs"},
 ]
+analyze_sizes = ((512, 2048),)  # where papers count, since Swin (arXiv 2103.14030, table 3)
 _dataset = {"type": "SeededADE20K", "data_root": "data/ade/ADEChallengeData2016"}
 
 train_dataloader = {

@@ -1,8 +1,9 @@
 """Fashion-MNIST's items on photographs, in ADE20K's layout; a small UperNet, so that a CPU can train it.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128
+    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128 \\
+        --items 2 5 --sides 40 100
 
-Eleven classes: background and ten items. To train the same model on ADE20K, take `ade20k.py` for this file's data.
+Eleven classes: background and ten items. The colours vary as they are: mirroring is the only augmentation.
 """
 
 _base_ = "upernet.py"
@@ -11,15 +12,15 @@ _train = [
     {"type": "LoadImageFromFile"},
     {"type": "LoadAnnotations"},
     {"type": "RandomFlip", "prob": 0.5},
-    {"type": "PhotoMetricDistortion"},
     {"type": "PackSegInputs"},
 ]
 _test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+analyze_sizes = ((128, 128),)
 _dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128/ade/ADEChallengeData2016"}
 
 train_dataloader = {
-    "batch_size": 8,
-    "num_workers": 2,
+    "batch_size": 4,
+    "num_workers": 1,
     "persistent_workers": True,
     "drop_last": True,
     "sampler": {"type": "SeededSampler", "shuffle": True},
@@ -30,8 +31,8 @@ train_dataloader = {
     },
 }
 val_dataloader = {
-    "batch_size": 8,
-    "num_workers": 2,
+    "batch_size": 4,
+    "num_workers": 1,
     "sampler": {"type": "DefaultSampler", "shuffle": False},
     "dataset": {
         **_dataset,
@@ -43,5 +44,5 @@ test_dataloader = val_dataloader
 model = {
     "data_preprocessor": {"size": None, "size_divisor": 32},
     "decode_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}},
-    "auxiliary_head": None,
+    "auxiliary_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}},
 }

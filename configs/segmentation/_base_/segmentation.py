@@ -11,7 +11,12 @@ custom_imports = {"imports": ["mixerzoo.tasks.engine", "mixerzoo.tasks.segmentat
 checker = "mixerzoo.tasks.segmentation.check"
 predictor = "mixerzoo.tasks.segmentation.predict"
 default_scope = "mmseg"
-headline = "seg/mIoU"
+headline = {
+    "metric": "seg/mIoU",
+    "label": "mIoU %",
+    "best": "highest",
+    "others": {"seg/mAcc": "mean class accuracy %", "seg/aAcc": "pixel accuracy %"},
+}
 
 val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}
 val_evaluator = test_evaluator = {"type": "IoUMetric", "iou_metrics": ["mIoU"], "prefix": "seg"}

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, experiment
+from mixerzoo.tasks.analysis import networks, sizes
 from mmengine.optim import build_optim_wrapper
+from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("mmseg", reason="needs the extra mm")
 
-from mixerzoo.tasks.segmentation.flops import network_for_counting
-from torch.utils.flop_counter import FlopCounterMode
 
 NAMES = engine.config_names("segmentation")
 QUICK = [name for name in NAMES if "composed" in name or "/h2/" in name]
 MIXERS = ("gatedcnn", "s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
-# M parameters and G multiply-adds: MambaOut's table 3 (arXiv 2405.07992), VMamba's README, Swin's table 3 (2103.14030)
-PUBLISHED = {
-    "mambaout_tiny_gatedcnn": (54, 938),
-    "mambaout_small_gatedcnn": (76, 1032),
-    "mambaout_base_gatedcnn": (112, 1178),
-    "vmamba_tiny_s1l8": (62, 949),
-    "vmamba_small_s2l15": (82, 1028),
-    "vmamba_base_s2l15": (122, 1170),
-    "swin_tiny": (60, 945),
-    "swin_small": (81, 1038),
-    "swin_base": (121, 1188),
-}
+DOCS = (Path(__file__).parents[3] / "docs" / "segmentation.md").read_text()
+TABLE = re.findall(r"^\| (upernet_\w+) \| (\d+) \| ([\d.]+) \| (\d+) \| (\d+) \|$", DOCS, re.MULTILINE)
 
 
 def _builds(name):
     cfg = engine.load_config(name)
-    network, inputs = network_for_counting(cfg, (64, 128))
+    network = networks(cfg)["network"]
     with torch.no_grad():
-        logits = network(*inputs)
+        logits = network(torch.zeros(1, 3, 64, 128, device="meta"))
     assert logits.shape == (1, cfg.model.decode_head.num_classes, 16, 32)
-    build_optim_wrapper(network, cfg.optim_wrapper)
-    assert cfg.headline == "seg/mIoU"
+    build_optim_wrapper(network.requires_grad_(), cfg.optim_wrapper)
+    assert experiment.Headline(**cfg.headline).metric == "seg/mIoU"
     assert name in engine.find_config(name).read_text() or "/h2/" in name  # its command is its own
 
 
@@ -57,14 +50,25 @@ def test_ade20k_configs_build(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_and_multiply_adds_are_the_published_ones(name):
-    network, inputs = network_for_counting(engine.load_config(f"segmentation/upernet_{name}_ade20k"))
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row[0])
+def test_costs_are_those_of_the_docs_and_within_two_percent_of_the_published(row):
+    """Published: MambaOut's table 3 (arXiv 2405.07992), VMamba's README, Swin's table 3 (arXiv 2103.14030)."""
+    name, published_m, m, published_g, g = row
+    cfg = engine.load_config(f"segmentation/{name}")
+    network = networks(cfg)["network"]
+    assert sizes(cfg) == [(512, 2048)]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*inputs)
-    parameters, multiply_adds = PUBLISHED[name]
-    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(parameters, rel=0.02)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(multiply_adds, rel=0.02)
+        network(torch.zeros(1, 3, 512, 2048, device="meta"))
+    parameters = sum(p.numel() for p in network.parameters()) / 1e6
+    multiply_adds = counter.get_total_flops() / 2e9
+    assert (f"{parameters:.1f}", f"{multiply_adds:.0f}") == (m, g)
+    assert parameters == pytest.approx(float(published_m), rel=0.02)
+    assert multiply_adds == pytest.approx(float(published_g), rel=0.02)
+
+
+def test_the_docs_list_what_papers_print():
+    assert len(TABLE) == 9
+    assert {f"segmentation/{row[0]}" for row in TABLE} <= set(NAMES)
 
 
 def test_recipes_of_the_papers():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from mixerzoo.tasks import engine
 from mixerzoo.tasks.checkpoints import read_checkpoint
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.detection import composed
+from mmengine.config import Config
+from mmengine.runner import Runner
 from PIL import Image
 
 from ..conftest import DATA, as_arguments
@@ -21,12 +25,15 @@ pytest.importorskip("mmseg", reason="needs the extra mm")
 
 from mixerzoo.tasks.segmentation.check import check_data
 
+DOCS = (Path(__file__).parents[3] / "docs" / "segmentation.md").read_text()
 CONFIG = "segmentation/upernet_mambaout_femto_gatedcnn_composed"
 MODEL = {
     "model.backbone.depths": (1, 1, 1, 1),
     "model.backbone.dims": (16, 24, 32, 48),
     "model.decode_head.in_channels": [16, 24, 32, 48],
     "model.decode_head.channels": 16,
+    "model.auxiliary_head.in_channels": 32,
+    "model.auxiliary_head.channels": 8,
 }
 SMALL = {
     **MODEL,
@@ -65,7 +72,7 @@ def test_training_learns_and_testing_gives_the_last_validation(trained, data):
     history = read_checkpoint(trained / "epoch_12.pth")["message_hub"]["log_scalars"]["train/loss"][0]
     assert history[-3:].mean() < 0.6 * history[:3].mean()
     assert result["metrics"]["seg/aAcc"] > 40  # of pixels; a third to two thirds are background
-    assert result["iterations"] == 12 * 3
+    assert result["iterations"] == 12 * 6
     tested = in_process("test", CONFIG, trained / "epoch_12.pth", "--data", data, *as_arguments(TESTING))
     assert tested.exit_code == 0, tested.output
     for key in ("seg/mIoU", "seg/aAcc", "seg/mAcc"):
@@ -170,47 +177,14 @@ def test_sound_data_passes(data):
         check_data(cfg)
 
 
-def test_mmseg_runs_its_own_way_with_nothing_but_custom_imports(data, tmp_path):
-    """A config as mmseg's users write it, through mmengine's own Runner as mmseg's tools/train.py does."""
-    from mmengine.config import Config
-    from mmengine.runner import Runner
-
-    loader = {
-        "batch_size": 4,
-        "num_workers": 0,
-        "sampler": {"type": "InfiniteSampler", "shuffle": True},
-        "dataset": {
-            "type": "ADE20KDataset",
-            "data_root": str(data),
-            "data_prefix": {"img_path": "images/training", "seg_map_path": "annotations/training"},
-            "pipeline": [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}],
-        },
-    }
-    head = {
-        "type": "FCNHead", "in_channels": 48, "in_index": 3, "channels": 8, "num_convs": 1, "num_classes": 150,
-        "norm_cfg": {"type": "BN"},
-    }  # fmt: skip
-    cfg = Config(
-        {
-            "custom_imports": {"imports": ["mixerzoo.tasks.segmentation"], "allow_failed_imports": False},
-            "default_scope": "mmseg",
-            "model": {
-                "type": "EncoderDecoder",
-                "data_preprocessor": {"type": "SegDataPreProcessor", "size": (64, 64)},
-                "backbone": {
-                    "type": "TimmBackbone", "name": "mambaout_femto_ss2d", "depths": (1, 1, 1, 1),
-                    "dims": (16, 24, 32, 48), "norm_outputs": True,
-                },
-                "decode_head": head,
-                "test_cfg": {"mode": "whole"},
-            },
-            "train_dataloader": loader,
-            "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 2},
-            "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": 1e-3}},
-            "work_dir": str(tmp_path),
-            "log_level": "ERROR",
-        }
-    )  # fmt: skip
+def test_the_config_of_the_docs_runs_through_mmseg_alone(data, tmp_path):
+    """Nothing but its custom_imports is ours: mmengine's own Runner, as mmseg's tools/train.py."""
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1])
+    cfg = Config.fromfile(tmp_path / "mine.py")
+    cfg.work_dir, cfg.log_level, cfg.train_cfg.max_iters = str(tmp_path / "run"), "ERROR", 2
+    cfg.train_dataloader.dataset.data_root, cfg.train_dataloader.num_workers = str(data), 0
+    cfg.train_dataloader.dataset.pipeline[2].scale = cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.backbone.depths = (1, 1, 1, 1)
     runner = Runner.from_cfg(cfg)
     before = {name: value.clone() for name, value in runner.model.backbone.named_parameters()}
     runner.train()
@@ -219,13 +193,26 @@ def test_mmseg_runs_its_own_way_with_nothing_but_custom_imports(data, tmp_path):
     assert np.mean(moved) > 0.9
 
 
+def test_commands_of_the_docs_are_there():
+    lines = [
+        line.partition("#")[0].split() for line in re.search(r"```bash\n(.*?)```", DOCS, re.DOTALL)[1].splitlines()
+    ]
+    for program, *words in lines:
+        if program == "mixerzoo":
+            main.commands[words[0]].make_context(words[0], words[1:])
+            config = next(word for word in words if word.startswith("segmentation/"))
+            assert config == "segmentation/h2" or engine.find_config(config)
+        elif program == "python":
+            assert words[:2] == ["-m", composed.__name__]
+            composed.main.make_context("composed", words[2:])
+    assert len(lines) == 8
+
+
 @pytest.mark.slow
 def test_an_iteration_based_run_goes_on_with_the_same_bits_on_ade20k_layout(data, tmp_path):
     """ADE20K's own config, made small, on the composed set by --data alone; broken off after two of four iterations."""
     options = {
         **MODEL,
-        "model.auxiliary_head.in_channels": 32,
-        "model.auxiliary_head.channels": 8,
         "model.data_preprocessor.size": (64, 64),
         "model.backbone.init_cfg": None,
         "train_dataloader.dataset.pipeline.2.scale": (256, 64),

@@ -7,6 +7,7 @@ Items are as large as on the short ones; there are more of them. The same number
 """
 
 _base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
+analyze_sizes = ((768, 768),)
 _root = "data/composed_768/ade/ADEChallengeData2016"
 train_dataloader = {"batch_size": 2, "dataset": {"data_root": _root}}
 val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}

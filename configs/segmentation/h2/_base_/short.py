@@ -7,6 +7,7 @@ MambaOut calls a sequence of L tokens long where L > 6D (arXiv 2405.07992, secti
 """
 
 _base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
+analyze_sizes = ((96, 96),)
 _root = "data/composed_96/ade/ADEChallengeData2016"
 train_dataloader = {"dataset": {"data_root": _root}}
 val_dataloader = {"dataset": {"data_root": _root}}
