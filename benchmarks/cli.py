@@ -167,13 +167,17 @@ def bench(
 @click.option("--tree", is_flag=True, help="With the cost and growth of every module.")
 @click.option("--trust", is_flag=True, help="With the figures of other counters; slow at large images.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write there instead.")
-def analyze(models: tuple[str, ...], sizes: tuple[str, ...], task: str | None, **options: Any) -> None:
+def analyze(
+    models: tuple[str, ...], sizes: tuple[str, ...], task: str | None, networks: tuple[Any, ...] = (), **options: Any
+) -> None:
     """Counts one forward pass of each MODEL (any timm model) and measures ρ, what grows quadratically over the rest."""
     if sizes and task:
         raise click.UsageError("--input and --task both name image sizes: give one of them")
     from . import analyze as terminal
+    from .models import GivenModel
 
-    terminal.analyze(models, sizes, task, **options)
+    # No option gives networks: the tasks' command, which wraps this one, builds them from configs.
+    terminal.analyze([*models, *(GivenModel(*network) for network in networks)], sizes, task, **options)
 
 
 @main.command("list", short_help="Show registered models with parameters, GMACs and mixer.")

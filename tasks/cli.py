@@ -87,17 +87,16 @@ def _analyze_configs(command: click.Command) -> click.Command:
             raise click.UsageError("expected MODEL..., or --config CONFIG")
         if configs and conditions["trust"]:
             raise click.UsageError("--trust asks counters that build a MODEL by its name: leave --config out")
-        networks: list[Any] = list(models)
+        found = []
         if configs:
-            from ..benchmarks.models import GivenModel
             from .analysis import to_count
 
             found = [to_count(config) for config in configs]
-            networks += [GivenModel(*network) for some, _ in found for network in some]
-            if not models and not conditions["sizes"] and not conditions["task"]:
-                sizes = dict.fromkeys(size for _, at in found for size in at)
-                conditions["sizes"] = tuple(f"{height}x{width}" for height, width in sizes)
-        analyze_models(models=tuple(networks), **conditions)
+        if configs and not models and not conditions["sizes"] and not conditions["task"]:
+            sizes = dict.fromkeys(size for _, at in found for size in at)
+            conditions["sizes"] = tuple(f"{height}x{width}" for height, width in sizes)
+        networks = tuple(network for some, _ in found for network in some)
+        analyze_models(models=models, networks=networks, **conditions)
 
     models = next(param for param in command.params if param.name == "models")
     models.required = False

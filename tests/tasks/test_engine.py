@@ -66,7 +66,7 @@ def test_test_gives_the_same_figures_and_predict_labels_pictures(trained, tmp_pa
     options = as_arguments({key: SMALL[key] for key in SMALL if key.startswith("model")})
     tested = in_process("test", CONFIG, trained / "epoch_12.pth", "--data", DATA, *options)
     assert tested.exit_code == 0, tested.output
-    assert f"acc/top1 {result['metrics']['acc/top1']:.2f}" in tested.output
+    assert f"acc/top1 {result['metrics']['acc/top1']:.4f}" in tested.output
     assert (trained / "test" / "confusion.png").exists()
 
     images = read_idx(DATA / "t10k-images-idx3-ubyte.gz", 3)
