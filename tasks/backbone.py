@@ -181,7 +181,10 @@ class TimmBackbone(BaseModule):
         maps = self.net.forward_intermediates(x, indices=self.out_indices, intermediates_only=True, output_fmt="NCHW")
         if self.pyramid is not None:
             maps = self.pyramid(maps)
-        return tuple(norm(y.movedim(1, -1)).movedim(-1, 1) for norm, y in zip(self.norms, maps, strict=True))
+        # Contiguous, because mmcv's operators (RoIAlign) read the memory of channels_last maps as if it were NCHW.
+        return tuple(
+            norm(y.movedim(1, -1)).movedim(-1, 1).contiguous() for norm, y in zip(self.norms, maps, strict=True)
+        )
 
 
 def _default_indices(strides: Sequence[int]) -> list[int]:

@@ -37,4 +37,4 @@ class FullPrecisionRoIExtractor(SingleRoIExtractor):
     def forward(self, feats: tuple[torch.Tensor, ...], rois: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Maps (B, C, h, w) and boxes (N, 5), image number and corners in pixels, to (N, C, size, size)."""
         with torch.autocast(rois.device.type, enabled=False):
-            return super().forward(tuple(x.float() for x in feats), rois.float(), *args, **kwargs)
+            return super().forward(tuple(x.float().contiguous() for x in feats), rois.float(), *args, **kwargs)
