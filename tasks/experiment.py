@@ -30,6 +30,7 @@ from . import engine
 from .analysis import image_shape, networks
 from .checkpoints import write_atomically
 from .plots import save_figure
+from .steps import step_times
 
 __all__ = ["Entry", "Headline", "experiment_configs", "macs", "report", "run"]
 
@@ -66,7 +67,7 @@ class Entry:
     macs: int  # of one image
     values: list[float]  # of the headline's metric
     others: list[float]  # means of its other metrics
-    step_ms_per_image: float  # median over the runs of a training step without data loading
+    step_ms_per_image: float  # of a training step without data loading, all configs taking turns
     train_s: float  # median over the runs
     device: str
 
@@ -196,6 +197,8 @@ def _headline(config: str) -> Headline:
 def report(name: str, runs: Path) -> list[Entry]:
     """Prints the table of the finished runs, and writes ``table.md``, ``table.json`` and ``plot.png`` into ``runs``.
 
+    The time of a training step is not taken from the runs, beside which others may have run, but measured now.
+
     Args:
         name: of the folder of configs.
         runs: of `run`.
@@ -206,18 +209,21 @@ def report(name: str, runs: Path) -> list[Entry]:
     Raises:
         ValueError: no run is finished.
     """
-    entries = []
     configs = experiment_configs(name)
     headline = _headline(next(iter(configs.values())))
-    for label, config in configs.items():
-        results = [json.loads(path.read_text()) for path in sorted((runs / label).glob("seed_*/result.json"))]
-        if results:
-            entries.append(_entry(label, config, results, headline))
-    if not entries:
+    results = {
+        label: [json.loads(path.read_text()) for path in sorted((runs / label).glob("seed_*/result.json"))]
+        for label in configs
+    }
+    done = {label: config for label, config in configs.items() if results[label]}
+    if not done:
         raise ValueError(f"{runs}: no finished run of {name}; run `mixerzoo experiment {name} --runs {runs}` first")
-    entries.sort(key=lambda entry: headline.sign() * entry.mean)
     claim = runs / "experiment.json"
-    note = json.loads(claim.read_text()) if claim.exists() else {"experiment": name, "options": [], "jobs": 1}
+    unclaimed = {"experiment": name, "options": [], "data": None, "jobs": 1}
+    note = json.loads(claim.read_text()) if claim.exists() else unclaimed
+    times = _step_times(done, runs / "steps.json", note)
+    entries = [_entry(label, config, results[label], headline, times[label]) for label, config in done.items()]
+    entries.sort(key=lambda entry: headline.sign() * entry.mean)
     _print(entries, headline, name)
     write_atomically(_markdown(entries, headline, note).encode(), runs / "table.md")
     content = {
@@ -232,7 +238,17 @@ def report(name: str, runs: Path) -> list[Entry]:
     return entries
 
 
-def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline: Headline) -> Entry:
+def _step_times(configs: Mapping[str, str], path: Path, note: Mapping[str, Any]) -> dict[str, float]:
+    """Of `steps.step_times`; ``path`` keeps them for the next report."""
+    times = json.loads(path.read_text()) if path.exists() else {}
+    if configs.keys() - times.keys():  # all again: figures of different occasions do not compare
+        options, data = engine.parse_options(note["options"]), note["data"]
+        times = step_times({label: engine.load_config(config, options, data) for label, config in configs.items()})
+        write_atomically(json.dumps(times, indent=1), path)
+    return times
+
+
+def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline: Headline, step_ms: float) -> Entry:
     metrics = [result["metrics"] for result in results]
     return Entry(
         label,
@@ -240,7 +256,7 @@ def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline:
         macs(config),
         [values[headline.metric] for values in metrics],
         [statistics.mean(values[key] for values in metrics) for key in headline.others],
-        statistics.median(result["step_ms_per_image"] for result in results),
+        step_ms,
         statistics.median(result["train_seconds"] for result in results),
         results[0]["device"],
     )

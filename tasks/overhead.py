@@ -13,8 +13,6 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from timm.utils import dispatch_clip_grad
 
 from . import engine
 from .optim import TimmOptimWrapperConstructor
+from .steps import seconds
 
 __all__ = ["InterleavedLoop", "measure"]
 
@@ -51,7 +50,7 @@ class InterleavedLoop(EpochBasedTrainLoop):
         steps = {"engine": lambda: super(InterleavedLoop, self).run_iter(idx, data_batch)}
         steps["plain"] = lambda: self._plain(idx, images, labels, rates)
         for name in sorted(steps, reverse=bool(idx % 2)):
-            self.seconds[name].append(_seconds(steps[name]))
+            self.seconds[name].append(seconds(steps[name]))
         self.losses["engine"].append(float(self.runner.message_hub.get_scalar("train/loss").current()))
         self.losses["plain"].append(self.loss.item())
 
@@ -72,15 +71,6 @@ class InterleavedLoop(EpochBasedTrainLoop):
         self.optimizer.zero_grad()
         if index % LOG_INTERVAL == 0:
             self.loss.item()
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    step()
-    synchronize()
-    return time.perf_counter() - start
 
 
 def measure(
