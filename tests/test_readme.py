@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,7 @@ def test_results_come_from_the_files(tmp_path):
     printed = [CliRunner().invoke(main, ["bench", "--from", str(ROOT / f), "--markdown"]).output for f in files]
     scans = scan_rows(json.loads((ROOT / "benchmarks" / "results" / "scan_amd_epyc.json").read_text()))
     possible = {line for output in printed for line in output.splitlines()} | set(scans)
+    possible |= set(experiment_rows(json.loads((ROOT / "benchmarks" / "results" / "h1_amd_epyc.json").read_text())))
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(rows) > 10
     assert [line for line in rows if line not in possible] == []
@@ -84,6 +86,17 @@ def test_results_come_from_the_files(tmp_path):
     growth = ROOT / "benchmarks" / "results" / "growth_amd_epyc.jsonl"
     assert CliRunner().invoke(main, ["bench", "--from", str(growth), "--plot", str(picture)]).exit_code == 0
     assert picture.read_text() == (ROOT / "docs" / "time_against_image_side.svg").read_text()
+
+
+def experiment_rows(record: dict) -> list[str]:
+    """What `mixerzoo experiment` wrote as table.json, as lines of the README's table."""
+    heads = ("network", "top-1 %", "± sd", "Mparams", "MMACs", "µs per image and training step")
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for entry in record["entries"]:
+        values, step = entry["values"], 1e3 * entry["step_ms_per_image"]
+        figures = f"{statistics.mean(values):.1f} | {statistics.stdev(values):.1f} | {entry['parameters'] / 1e6:.2f}"
+        lines.append(f"| {entry['name']} | {figures} | {entry['macs'] / 1e6:.1f} | {step:.0f} |")
+    return lines
 
 
 def scan_rows(record: dict) -> list[str]:

@@ -29,6 +29,14 @@ SHALLOW = {  # by the first word of the name
 }
 
 code_paths = pytest.mark.parametrize("name", SMALLEST)  # for what does not depend on widths and depths
+FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *SMALLEST[-3:]}
+
+
+def families_first(names: list[str]) -> pytest.MarkDecorator:
+    """Tracing takes seconds per network: the default suite traces one of each family, CI's slow tests all others."""
+    return pytest.mark.parametrize(
+        "name", [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    )
 
 
 def shallow(name: str, **kwargs):
@@ -291,8 +299,16 @@ def test_autocast(name, dtype):
 SEQUENCES = [name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d", "_ssd")) or "mambaout" not in name]
 
 
-@pytest.mark.parametrize("size", [(224, 224), (800, 1280)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (torch.bfloat16, (224, 224)),
+        (torch.float16, (800, 1280)),
+        pytest.param(torch.float16, (224, 224), marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, (800, 1280), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
     narrow = {
@@ -308,7 +324,7 @@ def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
 
 
 @pytest.mark.unpoisoned
-@code_paths
+@families_first(SMALLEST)
 def test_compile_is_one_graph(name):
     torch._dynamo.reset()
     net = shallow(name)
@@ -322,7 +338,7 @@ def test_compile_is_one_graph(name):
 
 
 @pytest.mark.unpoisoned
-@code_paths
+@families_first(SMALLEST)
 def test_export_with_any_batch(name):
     net = shallow(name).eval()
     batch = torch.export.Dim("batch", min=2)
@@ -333,7 +349,7 @@ def test_export_with_any_batch(name):
 
 
 @pytest.mark.unpoisoned
-@pytest.mark.parametrize("name", HIERARCHICAL)
+@families_first(HIERARCHICAL)
 def test_export_with_any_size(name):
     net = shallow(name).eval()
     height = torch.export.Dim("height", min=2, max=64)

@@ -33,6 +33,7 @@ print(result.stderr, end="")
 """
 
 
+@pytest.mark.slow
 def test_without_it_the_error_names_the_extra():
     run = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
