@@ -97,6 +97,8 @@ def measure(
     for key in ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator"):
         cfg.pop(key, None)
     cfg.train_cfg = {"type": "InterleavedLoop", "max_epochs": 1}
+    # Workers would load the next batches while a step is timed, on the same cores.
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.dataset.limit = iterations * cfg.train_dataloader.batch_size
     with tempfile.TemporaryDirectory() as folder:
         runner = engine.build_runner(cfg, folder)
