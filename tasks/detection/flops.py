@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from ..extras import require_mm
-
-__all__ = ["WholeDetector", "network_for_counting"]
+__all__ = ["WholeDetector"]
 
 PROPOSALS, MASKS = 1000, 100  # what mmdet's tools/analysis_tools/get_flops.py runs the heads on, and so all papers
 
@@ -44,20 +38,3 @@ class WholeDetector(nn.Module):
     def _crops(maps: tuple[torch.Tensor, ...], extractor: nn.Module, count: int) -> torch.Tensor:
         """(count, C, size, size), computed from the image."""
         return maps[0][:1, :, :1, :1].expand(count, -1, *extractor.roi_layers[0].output_size)
-
-
-def network_for_counting(cfg: Config, size: tuple[int, int]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """The whole detector of a config, to be counted without computing anything.
-
-    Args:
-        cfg: of `engine.load_config`.
-        size: height and width in pixels.
-
-    Returns:
-        The detector in evaluation mode and its inputs, both on the meta device.
-    """
-    require_mm()
-    model: dict[str, Any] = dict(cfg.model)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")), torch.device("meta"):
-        detector = MODELS.build(model).eval()
-        return WholeDetector(detector), (torch.zeros(1, 3, *size),)

@@ -11,7 +11,7 @@ pytest.importorskip("mmdet", reason="mmdet comes with the mm extra")
 
 import torch
 from mixerzoo.tasks import engine
-from mixerzoo.tasks.detection.flops import network_for_counting
+from mixerzoo.tasks.analysis import networks
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
@@ -32,10 +32,10 @@ def test_there_is_one_for_every_mixer_and_length():
 @pytest.mark.parametrize("name", NAMES)
 def test_config(name):
     cfg = engine.load_config(name)
-    net, inputs = network_for_counting(cfg, (64, 96))
+    net = networks(cfg)["detector"].requires_grad_(True)
     assert net.detector.backbone.out_strides == [4, 8, 16, 32]
     with torch.no_grad():
-        outputs = net(*inputs)
+        outputs = net(torch.zeros(1, 3, 64, 96, device="meta"))
     classes = cfg.model.roi_head.bbox_head.num_classes
     assert outputs[-1].shape == (100, classes, 28, 28)
     wrapper = build_optim_wrapper(net.detector, cfg.optim_wrapper)
