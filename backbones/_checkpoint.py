@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models import adapt_input_conv
+from timm.models import adapt_input_conv, clean_state_dict
 from torch import nn
 
 from ._files import replacing
@@ -117,7 +117,7 @@ def unwrap(content: dict[str, Any]) -> dict[str, Any]:
     """The weights inside a training checkpoint: what its first wrapper of `WRAPPERS` holds, or else all of it.
 
     ``model`` comes before ``model_ema``: where a file of Vim or VMamba has both, the published accuracy is that of
-    ``model``.
+    ``model`` (MambaOut's files have no wrapper). timm's own loader would take the average.
     """
     for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
@@ -173,7 +173,7 @@ def load_official(model: nn.Module, path: str | Path, filter_fn: Callable[..., d
         ValueError: the file cannot be read safely, or is of another family.
         RuntimeError: keys are missing, unexpected or misshapen; the message names them.
     """
-    state = filter_fn(read_checkpoint(path), model)
+    state = filter_fn(clean_state_dict(unwrap(read_checkpoint(path))), model)  # without DDP's prefix ``module.``
     cfg = model.pretrained_cfg
     first = f"{cfg['first_conv']}.weight"
     if first in state and state[first].shape[1] != model.in_chans:

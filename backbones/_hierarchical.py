@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +159,7 @@ class HierarchicalBackbone(nn.Module):
     @torch.jit.ignore
     def pruned_head(self, num_features: int) -> dict[str, Any]:
         """Arguments of ``head.reset`` for a network cut to ``num_features`` channels."""
-        return {}
+        return {"in_features": num_features}
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, H/32, W/32, D)``, each side rounded up at every halving."""
@@ -171,3 +171,7 @@ class HierarchicalBackbone(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+# torch.fx copies annotations into the code of a traced network, where TorchScript cannot resolve a postponed one.
+HierarchicalBackbone.forward.__annotations__ = get_type_hints(HierarchicalBackbone.forward)

@@ -25,7 +25,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.mambaout import MlpHead
 from torch import nn
 
-from ._checkpoint import unwrap
+from ._checkpoint import load_official, read_files_safely, unwrap
 from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers import list_mixers, mixer_class
 
@@ -115,6 +115,11 @@ class MambaOut(HierarchicalBackbone):
         self.apply(_init_weights)
 
     @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str) -> None:
+        """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
+        load_official(self, checkpoint_path, checkpoint_filter_fn)
+
+    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names or patterns of parameters exempt from weight decay: what each mixer asks for (biases and norms are
         one-dimensional, which timm exempts by itself)."""
@@ -132,7 +137,7 @@ class MambaOut(HierarchicalBackbone):
     @torch.jit.ignore
     def pruned_head(self, num_features: int) -> dict[str, Any]:
         """The head's norm and hidden layer are made for the last stage: they go with it."""
-        return {"reset_other": True, "in_features": num_features}
+        return {"reset_other": True, **super().pruned_head(num_features)}
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -283,7 +288,7 @@ def _entrypoint(size: str, mixer: str) -> Callable[..., nn.Module]:
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
             feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-            **{"mixer": mixer, **SIZES[size], **kwargs},
+            **{"mixer": mixer, **SIZES[size], **read_files_safely(kwargs)},
         )
 
     create.__name__ = create.__qualname__ = name

@@ -71,9 +71,22 @@ def load(name: str, path: Path, **kwargs):
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("name", "golden"), [("vim_tiny_patch16_224", "vim_tiny_patch16_224"), ("vmamba_tiny_s1l8", "vmamba_tiny_s1l8_224")]
+families = pytest.mark.parametrize(
+    ("name", "golden"),
+    [
+        ("mambaout_femto_gatedcnn", "mambaout_femto_224"),
+        ("vim_tiny_patch16_224", "vim_tiny_patch16_224"),
+        ("vmamba_tiny_s1l8", "vmamba_tiny_s1l8_224"),
+    ],
 )
+CLASSIFIERS = ("head.fc2.weight", "head.weight", "classifier.head.weight")  # as the official files name them
+
+
+def classifier_of(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return next(state[name] for name in CLASSIFIERS if name in state)
+
+
+@families
 def test_files_with_foreign_classes_load(name, golden, vanishing, tmp_path):
     state = official(golden)
     vanishing(
@@ -87,17 +100,36 @@ def test_files_with_foreign_classes_load(name, golden, vanishing, tmp_path):
         tmp_path / "official.pth",
     )
     net = load(name, tmp_path / "official.pth")
-    assert torch.equal(net.get_classifier().weight, state.get("head.weight", state.get("classifier.head.weight")))
+    assert torch.equal(net.get_classifier().weight, classifier_of(state))
     assert "vanished" not in sys.modules
 
 
+@families
+def test_weights_come_before_their_average(name, golden, tmp_path):
+    state = official(golden)
+    average = {key: value / 2 for key, value in state.items()}
+    for i, (weights_key, average_key) in enumerate((("model", "model_ema"), ("state_dict", "state_dict_ema"))):
+        for j, content in enumerate(({weights_key: state}, {weights_key: state, average_key: average})):
+            path = tmp_path / f"{i}{j}.pth"
+            torch.save(dict(reversed(content.items())), path)
+            assert torch.equal(load(name, path).get_classifier().weight, classifier_of(state))
+
+
+@families
+def test_prefix_of_distributed_training(name, golden, tmp_path):
+    state = official(golden)
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "ddp.pth")
+    assert torch.equal(load(name, tmp_path / "ddp.pth").get_classifier().weight, classifier_of(state))
+
+
 @pytest.mark.parametrize("function", [os.system, os.mkdir, eval, Path], ids=str)
-def test_a_file_that_calls_something_is_refused_by_name(function, tmp_path, monkeypatch):
+@families
+def test_a_file_that_calls_something_is_refused_by_name(name, golden, function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argument = "executed" if function is not eval else "open('executed', 'w')"
-    torch.save({"model": official("vmamba_tiny_s1l8_224"), "x": Calls(function, argument)}, "evil.pth")
+    torch.save({"model": official(golden), "x": Calls(function, argument)}, "evil.pth")
     with pytest.raises(ValueError, match=rf"evil\.pth: .*it calls \w+.*\.{function.__name__}"):
-        load("vmamba_tiny_s1l8", Path("evil.pth"))
+        load(name, Path("evil.pth"))
     assert sorted(path.name for path in Path().iterdir()) == ["evil.pth"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 
@@ -169,21 +168,8 @@ def test_truncated_checkpoint(official, tmp_path):
     torch.save(official, tmp_path / "whole.pth")
     data = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
-    with pytest.raises((RuntimeError, pickle.UnpicklingError, EOFError)):
+    with pytest.raises(ValueError, match=r"half\.pth: not a checkpoint"):
         load("mambaout_femto_gatedcnn", tmp_path / "half.pth")
-
-
-class Malicious:
-    def __reduce__(self):
-        return (Path.touch, (Path("executed"),))
-
-
-def test_pickle_with_code_is_refused(official, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"model": official, "extra": Malicious()}, "evil.pth")
-    with pytest.raises(RuntimeError, match=r"Unsupported globals: .*pathlib\.Path"):
-        load("mambaout_femto_gatedcnn", Path("evil.pth"))
-    assert not Path("executed").exists()
 
 
 def test_variants_differ_in_the_mixer_alone():

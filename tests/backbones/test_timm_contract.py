@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 
 import mixerzoo.backbones  # noqa: F401  (registers)
@@ -132,6 +133,31 @@ def test_default_cfg_describes_the_model(net):
 
 
 @code_paths
+def test_constructor_takes_device_and_refuses_what_it_does_not_know(name):
+    net = shallow(name, device="meta")
+    assert all(tensor.is_meta for tensor in [*net.parameters(), *net.buffers()])
+    with pytest.raises(TypeError, match="not_an_argument"):
+        shallow(name, device="meta", not_an_argument=1)
+
+
+@code_paths
+def test_dtype_may_change_after_a_forward_pass(name):
+    net = shallow(name).eval()
+    x = image(net, side=64)
+    with torch.no_grad():
+        net(x)
+        assert net.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+@code_paths
+def test_a_file_without_classifier_loads_into_a_network_without(name):
+    net = shallow(name, num_classes=0)
+    filter_fn = importlib.import_module(type(net).__module__).checkpoint_filter_fn
+    state = dict(sorted(net.state_dict().items()))
+    shallow(name, num_classes=0).load_state_dict(filter_fn(state, net))
+
+
+@code_paths
 def test_constructor_without_classifier(name):
     x = torch.empty(1, 3, 64, 64, device="meta")
     pooled = shallow(name, num_classes=0, device="meta")
@@ -208,6 +234,33 @@ def test_prune_intermediate_layers(own_net):
     assert not isinstance(own_net.get_classifier(), torch.nn.Linear)
 
 
+@code_paths
+def test_pruning_at_every_stage(name):
+    net = shallow(name).eval()
+    x = image(net, batch=2, side=64)
+    last = len(net.feature_info) - 1
+    with torch.no_grad():
+        expected = net(x)
+        taps = net.forward_intermediates(x, intermediates_only=True)
+        whole = copy.deepcopy(net)
+        whole.prune_intermediate_layers([last], prune_head=False)
+        torch.testing.assert_close(whole(x), expected)
+    for i, tap in enumerate(taps):
+        pruned = copy.deepcopy(net).train()
+        taken = pruned.prune_intermediate_layers([i], prune_norm=True)
+        features = pruned.forward_features(x)
+        maps = pruned.forward_intermediates(x, indices=taken, intermediates_only=True)
+        torch.testing.assert_close(maps, [tap])
+        if is_map(net):
+            torch.testing.assert_close(features.permute(0, 3, 1, 2), tap)
+        (features.sum() + maps[0].sum()).backward()
+        assert [name for name, p in pruned.named_parameters() if p.grad is None] == []
+        if is_map(net):  # a new classifier fits what is left
+            pruned.reset_classifier(7, "avg")
+            assert pruned(x).shape == (2, 7)
+            assert pruned.forward_head(features, pre_logits=True).shape == (2, pruned.head_hidden_size)
+
+
 @pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith("vit_")])
 def test_any_input_size(name):
     net = shallow(name).eval()
@@ -269,6 +322,16 @@ def test_fx(name):
     x = image(net, side=64)
     with torch.no_grad():
         assert torch.equal(next(iter(traced(x).values())), net(x))
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.intersection(HIERARCHICAL)))
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_fx_then_torchscript(name):
+    net = shallow(name).eval()
+    script = torch.jit.script(create_feature_extractor(net, [net.default_cfg["classifier"]]))
+    x = image(net, side=64)
+    with torch.no_grad():
+        torch.testing.assert_close(next(iter(script(x).values())), net(x), rtol=1e-4, atol=1e-5)
 
 
 @code_paths
