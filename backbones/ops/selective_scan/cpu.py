@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+from array import array
 from ctypes import c_int, c_int64, c_void_p
 
 import torch
@@ -52,7 +53,8 @@ def unavailable(device: torch.device) -> str | None:
 
 def _run(kernel: str, dtype: torch.dtype, *fields: int) -> None:
     """Calls a kernel on a ``problem`` of scan_cpu.c, all of whose fields, pointers included, have 64 bits."""
-    if getattr(_kernels(), f"{kernel}_{_SUFFIXES[dtype]}")((c_int64 * len(fields))(*fields)):
+    problem = array("q", fields)  # filled in a fifth of the time that ctypes would take
+    if getattr(_kernels(), f"{kernel}_{_SUFFIXES[dtype]}")(problem.buffer_info()[0]):
         raise MemoryError(f"{kernel}: no memory for the states of {LANES} channels per thread")
 
 
@@ -105,12 +107,12 @@ def forward(
     y = torch.empty((batch, length, 1 if merge else K, channels), dtype=A.dtype if sums else out_dtype)
     last_state = A.new_empty((batch, *A.shape))
     checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
-    codes, threads = (c_int64 * K)(*routes), _threads(batch * length * A.numel())
+    codes, threads = array("q", routes), _threads(batch * length * A.numel())
     _run(
         "scan_forward",
         A.dtype,
         *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, threads, 0),
-        ctypes.addressof(codes),
+        codes.buffer_info()[0],
         *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_ABSENT),
         *(_pointer(A), _pointer(D), _pointer(delta_bias), 0),
         *(*_activation(y), *_ABSENT, *_ABSENT, *_ABSENT),
@@ -174,12 +176,12 @@ def backward(
     dA, dD, dbias = (None if x is None else A.new_empty((batch, *x.shape)) for x in (A, D, delta_bias))
     dlast_state = None if dlast_state is None else dlast_state.to(A.dtype).contiguous()
 
-    codes, threads = (c_int64 * K)(*routes), _threads(batch * length * A.numel())
+    codes, threads = array("q", routes), _threads(batch * length * A.numel())
     _run(
         "scan_backward",
         A.dtype,
         *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, threads, slices),
-        ctypes.addressof(codes),
+        codes.buffer_info()[0],
         *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_activation(dy)),
         *(_pointer(A), _pointer(D), _pointer(delta_bias), _pointer(dlast_state)),
         *(*_ABSENT, *_activation(du), *_activation(ddelta), *_gate(dz)),

@@ -308,9 +308,10 @@ class SequenceScan(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         *tensors, delta_softplus, route, ctx.backend = args
         ctx.options = (delta_softplus, [route], 1, tensors[0].shape[2])
-        y, last_state, checkpoints = _ops.selective_scan_fwd.default(
-            *_canonical(*tensors), *ctx.options, None, ctx.backend
-        )
+        with torch._C._AutoDispatchBelowAutograd():  # this node is the op's autograd
+            y, last_state, checkpoints = _ops.selective_scan_fwd.default(
+                *_canonical(*tensors), *ctx.options, None, ctx.backend
+            )
         ctx.save_for_backward(*tensors, checkpoints)
         ctx.set_materialize_grads(False)
         return y.transpose(1, 2), last_state.squeeze(1)

@@ -34,8 +34,10 @@
 
 #if defined(__GNUC__)
 #define ALIGNED __attribute__((aligned(64)))
+#define PREFETCH(address, writing) __builtin_prefetch(address, writing)
 #else
 #define ALIGNED
+#define PREFETCH(address, writing) (void)(address)
 #endif
 
 enum dtype { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
@@ -159,17 +161,20 @@ INLINE void NAME(sum_octets)(REAL *sums, NAME(octet) *x) {
 
 /* ---- one chunk of one tile ---- */
 
-typedef REAL NAME(rows)[CHUNK + 1][LANES]; /* one row more, since arrays 4096 bytes apart contend for cache lines */
+typedef REAL NAME(rows)[CHUNK][LANES];
 
 typedef struct {
   int64_t b, k, group, first, count; /* channels first .. first + count - 1 */
-  int64_t steps, pixels[CHUNK];
-  NAME(rows) u, dt, dtu, y ALIGNED;
-  /* backward only */
-  NAME(rows) g, dy, z, slope, through_x, through_a, a, h ALIGNED; /* h[s]: before step s */
+  int64_t steps, pixels[CHUNK], ahead[CHUNK]; /* ahead: pixels of the chunk that comes next */
+  /* What the loops over the states only read lies half a page away from what they write: a load that follows a store to
+   * the same place in another page waits for it. */
+  NAME(rows) u, dt, dtu, g, dy, z, slope ALIGNED; /* those from g on: backward only */
+  REAL half_a_page[CHUNK / 2][LANES];
+  NAME(rows) y, through_x, through_a, a; /* those after y: backward only */
+  REAL h[CHUNK + 1][LANES];              /* h[s]: before step s */
   NAME(octet) dB_sums[CHUNK], dC_sums[CHUNK]; /* folded rows */
-  REAL *B, *C, *dB, *dC;   /* (N, CHUNK) */
-  REAL *A, *A2;            /* (N, LANES): A and A*log2(e) */
+  REAL *B, *C, *dB, *dC;    /* (CHUNK, N) */
+  REAL *A, *A2;             /* (N, LANES): A and A*log2(e) */
   REAL *state, *carry, *dA; /* (N, LANES) */
   REAL D[LANES], bias[LANES], dD[LANES], dbias[LANES] ALIGNED;
 } NAME(tile);
@@ -231,16 +236,31 @@ INLINE void NAME(store_rows)(NAME(rows) rows, const tensor *x, const NAME(tile) 
 }
 #undef EACH
 
-/* B or C of the chunk, (N, CHUNK). */
+/* B or C of the chunk, (CHUNK, N). */
 INLINE void NAME(load_weights)(REAL *restrict weights, const tensor *x, const NAME(tile) *t, int64_t states) {
-  const char *data = x->data;
+  const REAL *reals = (const REAL *)x->data;
   const int64_t steps = t->steps, step = x->step, lane = x->lane, dtype = x->dtype;
   const int64_t origin = t->b * x->batch + t->k * x->route + t->group * x->group;
+  if (states % 8 == 0 && lane == 1 && dtype == REAL_DTYPE) {
+    for (int64_t s = 0; s < steps; s++)
+      for (int64_t n = 0; n < states; n += 8)
+        memcpy(weights + s * states + n, reals + origin + t->pixels[s] * step + n, 8 * sizeof(REAL));
+    return;
+  }
   for (int64_t n = 0; n < states; n++)
     for (int64_t s = 0; s < steps; s++) {
       int64_t index = origin + t->pixels[s] * step + n * lane;
-      weights[n * CHUNK + s] = dtype == REAL_DTYPE ? ((const REAL *)data)[index] : NAME(load)(data, dtype, index);
+      weights[s * states + n] = dtype == REAL_DTYPE ? reals[index] : NAME(load)(x->data, dtype, index);
     }
+}
+
+/* Asks for the cache lines of row s of the next chunk. The processor does not foresee them: a tile's rows are not
+ * neighbours. */
+INLINE void NAME(prefetch_row)(const tensor *x, const NAME(tile) *t, int64_t s, int writing) {
+  const int64_t size = x->dtype == FLOAT64 ? 8 : x->dtype == FLOAT32 ? 4 : 2;
+  const char *row = x->data + (NAME(origin)(x, t) + t->ahead[s] * x->step) * size;
+  PREFETCH(row, writing);
+  PREFETCH(row + LANES * size - 1, writing);
 }
 
 INLINE REAL NAME(sigmoid)(REAL x) {
@@ -249,15 +269,29 @@ INLINE REAL NAME(sigmoid)(REAL x) {
 }
 
 /* What both sweeps read: u, dt, dt*u, B, C; for the backward, d(dt)/d(delta) too. */
-INLINE void NAME(load_chunk)(const problem *p, NAME(tile) *t, int64_t start, int slopes) {
+INLINE void NAME(load_chunk)(const problem *p, NAME(tile) *t, int64_t start, int backward) {
   t->steps = smaller(CHUNK, p->length - start);
   visit(p, p->codes[t->k], start, t->steps, t->pixels);
+  int64_t next = backward ? start - CHUNK : start + CHUNK;
+  int64_t foreseen = next < 0 ? 0 : smaller(t->steps, p->length - next);
+  visit(p, p->codes[t->k], next, foreseen, t->ahead);
   NAME(load_rows)(t->u, &p->u, t);
   NAME(load_rows)(t->dt, &p->delta, t);
   NAME(load_weights)(t->B, &p->B, t, p->states);
   NAME(load_weights)(t->C, &p->C, t, p->states);
   for (int64_t s = 0; s < t->steps; s++) {
     REAL *dt = t->dt[s], *u = t->u[s], *dtu = t->dtu[s], *slope = t->slope[s];
+    if (s < foreseen) {
+      NAME(prefetch_row)(&p->u, t, s, 0);
+      NAME(prefetch_row)(&p->delta, t, s, 0);
+      if (backward) {
+        NAME(prefetch_row)(&p->dy, t, s, 0);
+        NAME(prefetch_row)(&p->du, t, s, 1);
+        NAME(prefetch_row)(&p->ddelta, t, s, 1);
+      } else {
+        NAME(prefetch_row)(&p->y, t, s, 1);
+      }
+    }
     if (!p->softplus) {
       for (int i = 0; i < LANES; i++) dt[i] += t->bias[i];
     } else {
@@ -266,7 +300,7 @@ INLINE void NAME(load_chunk)(const problem *p, NAME(tile) *t, int64_t start, int
         REAL e = NAME(exp_minus)(x), rectified = x < 0 ? 0 : x;
         int identity = REAL_DTYPE == FLOAT64 && x > 20; /* in float, softplus(x) rounds to x there */
         dt[i] = identity ? x : rectified + NAME(log1p)(e);
-        if (slopes) slope[i] = identity ? (REAL)1 : (x < 0 ? e : (REAL)1) / (1 + e);
+        if (backward) slope[i] = identity ? (REAL)1 : (x < 0 ? e : (REAL)1) / (1 + e);
       }
     }
     for (int i = 0; i < LANES; i++) dtu[i] = dt[i] * u[i];
@@ -289,14 +323,14 @@ INLINE void NAME(enter_route)(const problem *p, NAME(tile) *t) {
 }
 
 /* Steps of one state index; y += C*h. */
-INLINE void NAME(forward_state)(NAME(tile) *t, int64_t n, int first) {
-  const REAL *restrict A2 = t->A2 + n * LANES, *restrict B = t->B + n * CHUNK, *restrict C = t->C + n * CHUNK;
+INLINE void NAME(forward_state)(NAME(tile) *t, int64_t states, int64_t n, int first) {
+  const REAL *restrict A2 = t->A2 + n * LANES, *restrict B = t->B + n, *restrict C = t->C + n;
   REAL *restrict state = t->state + n * LANES;
   REAL h[LANES], a2[LANES];
   memcpy(h, state, sizeof h);
   memcpy(a2, A2, sizeof a2);
   for (int64_t s = 0; s < t->steps; s++) {
-    REAL b = B[s], c = C[s];
+    REAL b = B[s * states], c = C[s * states];
     for (int i = 0; i < LANES; i++) {
       h[i] = NAME(exp2)(t->dt[s][i] * a2[i]) * h[i] + t->dtu[s][i] * b;
       t->y[s][i] = (first ? t->D[i] * t->u[s][i] : t->y[s][i]) + c * h[i];
@@ -321,8 +355,8 @@ INLINE void NAME(forward_chunk)(const problem *p, NAME(tile) *t, int64_t chunk) 
   if (p->checkpoints)
     NAME(copy_lanes)(NAME(checkpoint)(p, t, chunk), p->channels, t->state, LANES, p->states, t->count);
   NAME(load_chunk)(p, t, chunk * CHUNK, 0);
-  NAME(forward_state)(t, 0, 1);
-  for (int64_t n = 1; n < p->states; n++) NAME(forward_state)(t, n, 0);
+  NAME(forward_state)(t, p->states, 0, 1);
+  for (int64_t n = 1; n < p->states; n++) NAME(forward_state)(t, p->states, n, 0);
   if (p->z.data) {
     NAME(load_rows)(t->u, &p->z, t);
     for (int64_t s = 0; s < t->steps; s++)
@@ -346,12 +380,20 @@ NAME(CLONES) void NAME(forward_tile)(const problem *p, NAME(tile) *t) {
 
 /* ---- backward ---- */
 
+/* Sums of the folded rows over their lanes, one per step; beyond the last step they are of stale rows. */
+INLINE void NAME(sum_rows)(REAL *sums, int64_t stride, NAME(octet) *folded, int64_t steps) {
+  for (int64_t s = 0; s < steps; s += 8) {
+    REAL eight[8];
+    NAME(sum_octets)(eight, folded + s);
+    for (int64_t i = 0; i < 8; i++) sums[(s + i) * stride] = eight[i];
+  }
+}
+
 /* Everything that state n contributes over the chunk: forward from the checkpoint, then in reverse. */
-INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int first, int gated) {
+INLINE void NAME(backward_state)(NAME(tile) *t, int64_t states, int64_t n, int first, int gated) {
   const REAL *restrict A = t->A + n * LANES, *restrict A2 = t->A2 + n * LANES;
-  const REAL *restrict B = t->B + n * CHUNK, *restrict C = t->C + n * CHUNK;
+  const REAL *restrict B = t->B + n, *restrict C = t->C + n;
   REAL *restrict state = t->state + n * LANES, *restrict carry = t->carry + n * LANES, *restrict dA = t->dA + n * LANES;
-  REAL *restrict dB = t->dB + n * CHUNK, *restrict dC = t->dC + n * CHUNK;
   int64_t steps = t->steps;
   REAL a1[LANES], a2[LANES], h[LANES], mu[LANES], da[LANES] = {0}; /* mu: dL/dh through later steps */
   memcpy(a1, A, sizeof a1);
@@ -360,7 +402,7 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int first, int gated)
   memcpy(mu, carry, sizeof mu);
   memcpy(t->h[0], state, sizeof h);
   for (int64_t s = 0; s < steps; s++) {
-    REAL b = B[s], products[LANES];
+    REAL b = B[s * states], products[LANES];
     for (int i = 0; i < LANES; i++) {
       REAL a = NAME(exp2)(t->dt[s][i] * a2[i]);
       h[i] = a * h[i] + t->dtu[s][i] * b;
@@ -370,13 +412,12 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int first, int gated)
     }
     NAME(fold_row)(&t->dC_sums[s], products);
   }
-  /* Sums beyond the last step are of stale rows, and never stored. */
-  for (int64_t s = 0; s < steps; s += 8) NAME(sum_octets)(dC + s, t->dC_sums + s);
+  NAME(sum_rows)(t->dC + n, states, t->dC_sums, steps);
   if (gated)
     for (int64_t s = 0; s < steps; s++)
-      for (int i = 0; i < LANES; i++) t->y[s][i] += C[s] * t->h[s + 1][i];
+      for (int i = 0; i < LANES; i++) t->y[s][i] += C[s * states] * t->h[s + 1][i];
   for (int64_t s = steps - 1; s >= 0; s--) {
-    REAL b = B[s], c = C[s], products[LANES];
+    REAL b = B[s * states], c = C[s * states], products[LANES];
     for (int i = 0; i < LANES; i++) {
       REAL lambda = t->g[s][i] * c + mu[i]; /* dL/dh */
       t->through_x[s][i] = (first ? 0 : t->through_x[s][i]) + lambda * b;
@@ -390,7 +431,7 @@ INLINE void NAME(backward_state)(NAME(tile) *t, int64_t n, int first, int gated)
   }
   memcpy(carry, mu, sizeof mu);
   for (int i = 0; i < LANES; i++) dA[i] += da[i];
-  for (int64_t s = 0; s < steps; s += 8) NAME(sum_octets)(dB + s, t->dB_sums + s);
+  NAME(sum_rows)(t->dB + n, states, t->dB_sums, steps);
 }
 
 /* dL/dy through the gate into t->g; t->z becomes silu'(z). */
@@ -429,14 +470,25 @@ INLINE void NAME(finish_rows)(const problem *p, NAME(tile) *t) {
   }
 }
 
-/* Stores or adds the chunk's (N, CHUNK) dB or dC in this slice's partial. */
-INLINE void NAME(store_weights)(const problem *p, const NAME(tile) *t, REAL *partial, const REAL *weights,
-                                int64_t slice, int add) {
-  for (int64_t s = 0; s < t->steps; s++) {
-    int64_t row = (slice * p->batch + t->b) * p->length + t->pixels[s];
-    REAL *target = partial + ((row * p->routes + t->k) * p->groups + t->group) * p->states;
-    for (int64_t n = 0; n < p->states; n++) target[n] = weights[n * CHUNK + s] + (add ? target[n] : 0);
+/* Stores or adds the chunk's (CHUNK, N) dB or dC in this slice's partial. */
+INLINE void NAME(store_weights)(const problem *p, const NAME(tile) *t, REAL *restrict partial,
+                                const REAL *restrict weights, int64_t slice, int add) {
+  const int64_t N = p->states, step = p->routes * p->groups * N;
+  partial += (slice * p->batch + t->b) * p->length * step + (t->k * p->groups + t->group) * N;
+  if (N % 8 == 0) {
+    for (int64_t s = 0; s < t->steps; s++)
+      for (int64_t n = 0; n < N; n += 8)
+        for (int64_t i = n; i < n + 8; i++) {
+          REAL *target = partial + t->pixels[s] * step + i;
+          *target = weights[s * N + i] + (add ? *target : 0);
+        }
+    return;
   }
+  for (int64_t n = 0; n < N; n++)
+    for (int64_t s = 0; s < t->steps; s++) {
+      REAL *target = partial + t->pixels[s] * step + n;
+      *target = weights[s * N + n] + (add ? *target : 0);
+    }
 }
 
 INLINE void NAME(backward_chunk)(const problem *p, NAME(tile) *t, int64_t chunk, int64_t slice, int add) {
@@ -444,8 +496,8 @@ INLINE void NAME(backward_chunk)(const problem *p, NAME(tile) *t, int64_t chunk,
   NAME(load_chunk)(p, t, chunk * CHUNK, 1);
   NAME(load_gradient)(p, t);
   NAME(copy_lanes)(t->state, LANES, NAME(checkpoint)(p, t, chunk), p->channels, p->states, t->count);
-  NAME(backward_state)(t, 0, 1, gated);
-  for (int64_t n = 1; n < p->states; n++) NAME(backward_state)(t, n, 0, gated);
+  NAME(backward_state)(t, p->states, 0, 1, gated);
+  for (int64_t n = 1; n < p->states; n++) NAME(backward_state)(t, p->states, n, 0, gated);
   NAME(finish_rows)(p, t);
   NAME(store_rows)(t->through_x, &p->du, t, p->du.route == 0 && t->k > 0);
   NAME(store_rows)(t->through_a, &p->ddelta, t, 0);
