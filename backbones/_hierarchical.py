@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm
-from timm.models import checkpoint_seq
+from timm.models import checkpoint_seq, register_notrace_module
 from timm.models._features import feature_take_indices
 from torch import nn
 
@@ -31,12 +31,39 @@ class ConvStem(nn.Module):
         return self.norm2(x)
 
 
+@register_notrace_module
+class StridedConv(nn.Conv2d):
+    """A 3×3 convolution of stride 2 that is fast on small maps of many channels, too.
+
+    PyTorch's convolution on CPUs sorts its weights anew in every call, which takes longer than the arithmetic where
+    the output has fewer pixels than channels. There this is one matrix product over copied patches.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():  # TorchScript has the convolution at any size
+            if self._is_small(x):
+                return self._product(x)
+        return self._conv_forward(x, self.weight, self.bias)
+
+    def _is_small(self, x: torch.Tensor) -> bool:
+        """At most as many output pixels as channels, on a CPU; compilers, too, get the convolution at any size."""
+        if self.weight.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        return x.shape[0] * x.shape[2] * x.shape[3] <= 4 * self.out_channels
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        h, w = ((side + 1) // 2 for side in x.shape[2:])
+        patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # (B, 9C, hw)
+        y = F.linear(patches.transpose(1, 2), self.weight.flatten(1), self.bias)  # (B, hw, O)
+        return y.transpose(1, 2).unflatten(2, (h, w))  # (B, O, h, w), channels_last in memory
+
+
 class ConvDownsample(nn.Module):
     """3×3 convolution of stride 2, then LayerNorm, ``(B, H, W, D_in) -> (B, ceil(H/2), ceil(W/2), D_out)``."""
 
     def __init__(self, dim_in: int, dim_out: int, eps: float, **dd: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1, **dd)
+        self.conv = StridedConv(dim_in, dim_out, 3, stride=2, padding=1, **dd)
         self.norm = LayerNorm(dim_out, eps=eps, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
