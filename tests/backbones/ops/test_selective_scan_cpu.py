@@ -78,6 +78,19 @@ def test_long_sequence(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_long_sequence_keeps_its_digits(backend: str) -> None:
+    """65,536 steps, some remembered for ten thousand others: errors of a decay to one side would add up."""
+    torch.manual_seed(0)
+    inputs = sequence(1, 8, 65_536, 2)
+    inputs[2] = -torch.logspace(-3, 1, 16).view(8, 2)
+    actual = everything(selective_scan, inputs, backend)
+    expected = everything(selective_scan, [x.double() for x in inputs], "cpu")
+    errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(actual, expected, strict=True)]
+    assert max(errors[:2]) <= 1e-5, errors
+    assert max(errors[2:]) <= 2e-5, errors
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("shift", "scale"),
     [(0, 1e30), (-100, 1), (-1e5, 1), (60, 1), (1e4, 1), (0, 1e-30), (3e38, 1)],
