@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 from rich.tree import Tree
@@ -22,7 +22,7 @@ from .criterion import TASKS, Analyzer
 from .findings import stage_table
 from .flops import Convention
 from .models import GivenModel, parse_image_size
-from .tables import PIPE_WIDTH, Cell, Column, Table, for_terminal, markdown, size_text, three_digits
+from .tables import Cell, Column, Table, markdown, print_tables, size_text, three_digits
 
 FORMATS = ("json", "csv", "markdown")
 STAGE_TABLES = 4  # with more records than this, the terminal shows no stages
@@ -72,7 +72,7 @@ def analyze(
                     failures.append(str(error))
     if records:
         records = records if tree else [replace(record, modules=()) for record in records]
-        _print(render(records, form), output)
+        _put_out(records, form, output)
     if failures:
         raise ValueError("; ".join(failures))
 
@@ -102,45 +102,42 @@ def _spinner(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: progress.update(bar, description=text)
 
 
-def _print(content: str | RenderableType, output: Path | None) -> None:
-    if isinstance(content, str):
-        if output is None:
-            sys.stdout.write(content)
-        else:
-            write_atomically(content, output)
-    elif output is None:
-        console = Console()
-        (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(content)
+def _put_out(records: Sequence[AnalysisRecord], form: str | None, output: Path | None) -> None:
+    if form is None and output is None:
+        print_tables(for_console(records))
+        return
+    text = render(records, form)
+    if output is None:
+        sys.stdout.write(text)
     else:
-        text = io.StringIO()
-        Console(file=text, width=PIPE_WIDTH).print(content)
-        write_atomically(text.getvalue(), output)
+        write_atomically(text, output)
 
 
-def render(records: Sequence[AnalysisRecord], form: str | None) -> str | RenderableType:
-    """The records in one of `FORMATS`, or for rich's console."""
+def render(records: Sequence[AnalysisRecord], form: str | None) -> str:
+    """The records in one of `FORMATS`, or as a terminal shows them."""
     if form == "json":
         return to_json(records) + "\n"
     if form == "csv":
         return to_csv(records)
     if form == "markdown":
         return to_markdown(records)
-    return for_console(records)
+    text = io.StringIO()
+    print_tables(for_console(records), text)
+    return text.getvalue()
 
 
-def for_console(records: Sequence[AnalysisRecord]) -> RenderableType:
-    """Tables for rich's console: the networks, their stages, what is and is not counted."""
-    parts: list[RenderableType] = [for_terminal(summary_table(records))]
+def for_console(records: Sequence[AnalysisRecord]) -> list[Table | RenderableType]:
+    """For `print_tables`: the networks, their stages, what is and is not counted."""
+    parts: list[Table | RenderableType] = [summary_table(records)]
     if len(records) <= STAGE_TABLES:
-        parts += [for_terminal(stage_table(record)) for record in records]
+        parts += [stage_table(record) for record in records]
     else:
         parts.append(Text(f"Stages: with at most {STAGE_TABLES} models and sizes, or --json, --csv, --markdown.\n"))
     parts += [Text(line) for line in verdict_lines(records)]
     parts += [Text(line, style="dim") for line in uncounted_lines(records)]
     if any(record.trust for record in records):
-        parts.append(for_terminal(trust_table(records)))
-    parts += [module_tree(record) for record in records if record.modules]
-    return Group(*parts)
+        parts.append(trust_table(records))
+    return parts + [module_tree(record) for record in records if record.modules]
 
 
 def conditions(records: Sequence[AnalysisRecord]) -> str:

@@ -221,10 +221,12 @@ def ratio_table(found: Sequence[Ratio]) -> Table:
     for item in found:
         batches = dict.fromkeys((item.row.batch, item.base.batch))
         rounds = min(len(item.row.round_medians_ms), len(item.base.round_medians_ms))
+        value, interval = _interval(item.interval)
         table.add(
             _conditions(item.row, item.base),
             _conditions(item.base, item.row),
-            *_interval(item.interval),
+            value,
+            "–" if item.verdict == "too few rounds" else interval,
             Cell("", item.verdict, STYLES.get(item.verdict, "")),
             f"{rounds}, {'taking turns' if item.interleaved else 'one after the other'}",
             item.row.case.conditions,

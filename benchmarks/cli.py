@@ -20,7 +20,9 @@ class OneLineErrors(click.Group):
         except (ValueError, RuntimeError, OSError, ImportError) as error:
             if ctx.params.get("traceback"):
                 raise
-            message = " ".join(str(error).split()) or type(error).__name__
+            named = isinstance(error, OSError) and error.strerror and error.filename  # without "[Errno 2]"
+            text = f"{error.strerror}: {str(error.filename)!r}" if named else str(error)
+            message = " ".join(text.split()) or type(error).__name__
             click.echo(f"mixerzoo: {message}", err=True)
             sys.exit(1)
         except KeyboardInterrupt as interrupt:

@@ -202,8 +202,9 @@ def _time(records: Records, folder: Path, progress: Progress) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress
 
 

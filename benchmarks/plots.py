@@ -309,7 +309,12 @@ def throughput_plot(bubbles: Sequence[Bubble], width: str) -> Figure:
         axes = figure.subplots()
         x = np.array([bubble.gmacs for bubble in bubbles])
         y = np.array([bubble.images_per_s for bubble in bubbles])
-        axes.set(xscale="log", yscale="log", xlim=(x.min() / 1.8, x.max() * 2.4), ylim=(y.min() / 2.2, y.max() * 2.2))
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlim=(x.min() / (3 if width == "wide" else 1.8), x.max() * 2.4),
+            ylim=(y.min() / 2.2, y.max() * 2.2),
+        )
         _equal_rates(axes, 2 * x * y)
         for model in dict.fromkeys(bubble.model for bubble in bubbles):
             mine = [bubble for bubble in bubbles if bubble.model == model]
@@ -366,28 +371,52 @@ def _bubble(axes: Axes, bubble: Bubble, gid: str, width: str) -> None:
 
 
 def _label_bubbles(axes: Axes, bubbles: Sequence[Bubble], width: str) -> None:
-    """Names beside the first size's bubbles, each where it covers least of the others and stays inside."""
+    """Names beside the first size's bubbles, each where it covers least of the others and stays inside; a name that
+    had to move away from its bubble is tied to it by a line."""
     if width == "narrow":
         return
     frame = axes.get_window_extent()
-    taken = [
-        (x - 12, y - 12, x + 12, y + 12)
-        for x, y in (axes.transData.transform((bubble.gmacs, bubble.images_per_s)) for bubble in bubbles)
-    ]
+    step = 20  # pixels, the height of a name
+    taken = []
     for bubble in bubbles:
-        if not bubble.first_size:
-            continue
+        (x, y), r = axes.transData.transform((bubble.gmacs, bubble.images_per_s)), _radius(bubble) - 2
+        taken.append((x - r, y - r, x + r, y + r))
+    first = [bubble for bubble in bubbles if bubble.first_size]
+    for bubble in sorted(first, key=lambda bubble: -bubble.images_per_s):  # from top to bottom: lines cross less
         x, y = axes.transData.transform((bubble.gmacs, bubble.images_per_s))
-        w, h, away = 9.5 * len(bubble.model), 20, 16 + (bubble.memory_mib or 0) ** 0.5 * 0.7
+        w, away = 9.5 * len(bubble.model), _radius(bubble)
         spots = [
-            (dx, dy, _spot(x, y, w, h, dx * away, dy * away)) for dx in (1, -1, 0) for dy in (0, 1, -1) if dx or dy
+            (dx, dy * away + math.copysign(farther * step, dy), farther)
+            for farther in range(10)
+            for dx in (1, -1, 0)
+            for dy in ((0, 1, -1) if dx and not farther else (1, -1))
         ]
-        dx, dy, box = min(spots, key=lambda spot: _cover(spot[2], taken) + _outside(spot[2], frame.extents))
-        taken.append(box)
+
+        def cost(spot: tuple[int, float, int], x=x, y=y, w=w, away=away) -> float:
+            box = _spot(x, y, w, step, spot[0] * away, spot[1])
+            return _cover(box, taken) + _outside(box, frame.extents) + 0.002 * w * step * spot[2]  # free before near
+
+        dx, dy, farther = min(spots, key=cost)
+        taken.append(_spot(x, y, w, step, dx * away, dy))
         place = {"ha": {1: "left", -1: "right", 0: "center"}[dx], "va": "center"}
-        at = (dx * away * 72 / axes.figure.dpi, dy * away * 72 / axes.figure.dpi)
+        at = (dx * away * 72 / axes.figure.dpi, dy * 72 / axes.figure.dpi)
         point = (bubble.gmacs, bubble.images_per_s)
-        axes.annotate(bubble.model, point, at, textcoords="offset points", color=LIGHT["ink"], zorder=5, **place)
+        line = {"arrowstyle": "-", "color": LIGHT["muted"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        axes.annotate(
+            bubble.model,
+            point,
+            at,
+            textcoords="offset points",
+            color=LIGHT["ink"],
+            zorder=5,
+            arrowprops=line if farther else None,
+            **place,
+        )
+
+
+def _radius(bubble: Bubble) -> float:
+    """Pixels from a bubble's centre to where its name may begin."""
+    return 16 + (bubble.memory_mib or 0) ** 0.5 * 0.7
 
 
 def _spot(x: float, y: float, w: float, h: float, dx: float, dy: float) -> tuple[float, float, float, float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -75,14 +75,23 @@ def for_terminal(table: Table) -> RichTable:
     return out
 
 
-def print_tables(tables: Sequence[Table]) -> None:
-    """Prints to stdout: as wide as they are into a file or a pipe, broken into column groups on a narrow terminal."""
-    console = Console()
+def print_tables(parts: Sequence[Table | RenderableType], file: TextIO | None = None) -> None:
+    """Prints tables and what stands between them: into a file or a pipe as wide as they are, broken into column groups
+    on a narrow terminal.
+
+    Args:
+        parts: tables, and what rich can print.
+        file: where to; ``None`` is stdout.
+    """
+    console = Console(file=file)
     if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    for table in tables:
-        for part in fitting_parts(table, console):
-            console.print(for_terminal(part))
+        console = Console(file=file, width=PIPE_WIDTH)
+    for part in parts:
+        if isinstance(part, Table):
+            for fitting in fitting_parts(part, console):
+                console.print(for_terminal(fitting))
+        else:
+            console.print(part, soft_wrap=isinstance(part, Text) and not console.is_terminal)
 
 
 def fitting_parts(table: Table, console: Console) -> list[Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -13,8 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from mixerzoo.backbones._files import write_atomically
-from mixerzoo.benchmarks import findings, pictures, plots, tables
+from mixerzoo.benchmarks import bench, findings, pictures, plots, tables
 from mixerzoo.benchmarks.blocks import (
     ATTENTIONS,
     TransformerBlock,
@@ -23,6 +25,7 @@ from mixerzoo.benchmarks.blocks import (
     flop_share,
     sweep_blocks,
 )
+from mixerzoo.benchmarks.comparison import ratios
 from mixerzoo.benchmarks.criterion import TASKS
 from mixerzoo.benchmarks.flops import count_flops
 from mixerzoo.benchmarks.records import RECORDS_FILE, Records
@@ -229,6 +232,35 @@ class TestThroughput:
         areas = [drawn[str(i)].get_sizes()[0] for i in range(2)]
         assert areas[1] / areas[0] == pytest.approx(2)  # 100 MiB against 50 MiB
 
+    def test_names_of_crowded_bubbles_stand_apart(self):
+        measured = {  # the default models of `mixerzoo compare`: GMACs, images per second, MiB at both sizes
+            "mambaout_femto_gatedcnn": ((1.15, 2.70, 139), (3.37, 1.02, 193)),
+            "mambaout_femto_s6": ((1.26, 1.86, 141), (3.70, 0.84, 211)),
+            "mambaout_femto_bis6": ((1.37, 2.23, 157), (4.03, 0.71, 228)),
+            "mambaout_femto_ss2d": ((1.25, 2.27, 164), (3.66, 0.73, 249)),
+            "mambaout_femto_ssd": ((1.46, 1.65, 162), (4.28, 0.66, 205)),
+            "mambaout_femto_attn": ((4.78, 1.11, 151), (33.0, 0.18, 213)),
+            "vit_tiny_patch16_224": ((1.25, 5.23, 118), (4.68, 1.40, 128)),
+            "vim_tiny_patch16_224": ((1.52, 1.52, 127), (4.44, 0.72, 159)),
+        }
+        figure = plots.throughput_plot(
+            [
+                plots.Bubble(name, "scan", "o", "", *sizes[i], first_size=not i)
+                for i in range(2)
+                for name, sizes in measured.items()
+            ],
+            "wide",
+        )
+        figure.draw_without_rendering()  # puts the names in their places
+        (axes,) = figure.axes
+        names = {text.get_text(): Text.get_window_extent(text) for text in axes.texts if text.get_text() in measured}
+        assert set(names) == set(measured)
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(names.values(), 2))
+        bubbles = [axes.transData.transform(place[:2]) for sizes in measured.values() for place in sizes]
+        assert not any(box.padded(5).contains(*bubble) for box in names.values() for bubble in bubbles)
+        inside = axes.get_window_extent()
+        assert all(inside.contains(*corner) for box in names.values() for corner in (box.min, box.max))
+
     def test_nothing_timed_is_no_picture(self, records):
         records.rows = []
         assert pictures.throughput_picture(records) is None
@@ -242,6 +274,14 @@ class TestThroughput:
 
 
 class TestTables:
+    def test_a_ratio_of_too_few_rounds_has_no_interval(self, records):
+        for row in records.rows[:2]:
+            row.round_medians_ms = row.round_medians_ms[:3]
+        few, *enough = bench.ratio_table(ratios(records.rows)).rows
+        assert few[3].text == "–"
+        assert few[4].chip == "too few rounds"
+        assert re.fullmatch(r"\d\.\d+–\d\.\d+", enough[-1][3].text)
+
     def test_verdicts_are_the_counted_ones(self, records):
         table = findings.verdict_table(records)
         names = [f"{column.name} {column.unit}" for column in table.columns]
