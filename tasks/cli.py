@@ -9,6 +9,8 @@ import click
 
 from ..benchmarks.cli import main
 
+SHOWN = {".json", ".png", ".csv", ".pth"}  # of what a run leaves, the files that its end announces
+
 OPTIONS = click.option(
     "--cfg-options",
     "options",
@@ -45,7 +47,7 @@ def train(
     from . import engine
 
     folder = engine.train(config, work_dir, resume, amp, check_data, options=engine.parse_options(options), data=data)
-    engine.say(f"{folder}: result.json, curves.png, checkpoints epoch_N.pth, logs and TensorBoard files in DATE/")
+    engine.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.suffix in SHOWN))}")
 
 
 @main.command(short_help="Measure a checkpoint on the test set.")

@@ -13,7 +13,6 @@ import importlib
 import inspect
 import logging
 import os
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from . import hooks  # noqa: F401  (registers them)
 from . import optim as _optim  # noqa: F401
 from . import sampling as _sampling  # noqa: F401
 from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
+from .mistakes import ConfigError, check_checkpoint_hook, check_fits, check_names, explain, require
 
 __all__ = [
     "ConfigError",
@@ -55,10 +55,6 @@ REMEDY = "remove that file to resume from the checkpoint before it"
 RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
 OTHER_KEYS |= {"checker"}
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the file, the key and the remedy."""
 
 
 def config_names(folder: str = "") -> list[str]:
@@ -115,7 +111,7 @@ def load_config(config: str | Path, options: Mapping[str, Any] | None = None, da
     try:
         cfg = Config.fromfile(path)
     except ImportError as error:  # mmengine's own says which module failed, but not why
-        raise ConfigError(f"{path}: {_cause(error)}") from error
+        raise ConfigError(f"{path}: {explain(error)}") from error
     except Exception as error:  # whatever Python code raises
         raise ConfigError(f"{path}: not a config that can be read: {type(error).__name__}: {error}") from error
     for key, value in (options or {}).items():
@@ -201,7 +197,10 @@ class TaskRunner(Runner):
 
     def build_train_loop(self, loop: Any) -> Any:
         with self._naming("train_cfg"):
-            return super().build_train_loop(loop)
+            built = super().build_train_loop(loop)
+            if built.max_iters < 1:
+                raise ValueError("nothing to train; set max_epochs (or max_iters) to at least 1")
+            return built
 
     def build_val_loop(self, loop: Any) -> Any:
         with self._naming("val_cfg"):
@@ -247,11 +246,16 @@ class TaskRunner(Runner):
     def _resume_from(self, path: Path) -> None:
         configured = self.seed
         try:
+            content = read_checkpoint(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; {REMEDY}") from error
+        check_fits(self.model, content, path)
+        try:
             self.resume(str(path))
         except KeyError as error:
             raise ValueError(f"{path}: lacks {error}, which resuming needs; {REMEDY}") from error
         except ValueError as error:
-            raise ValueError(f"{error}; {REMEDY}") from error
+            raise ValueError(f"{path}: {error}; resume with the config and options that it was trained with") from error
         if self.seed != configured:
             raise ValueError(
                 f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}"
@@ -265,27 +269,17 @@ class TaskRunner(Runner):
         except ConfigError:
             raise
         except (KeyError, TypeError, ValueError, AssertionError, AttributeError, FileNotFoundError) as error:
-            raise ConfigError(f"{self.cfg.filename or 'config'}: {key}: {_cause(error)}") from error
+            raise ConfigError(f"{self.cfg.filename or 'config'}: {key}: {explain(error)}") from error
 
 
 def _with_workers(dataloader: DataLoader | dict[str, Any]) -> DataLoader | dict[str, Any]:
-    """No more loading processes than the machine has cores for; how many there are changes no result."""
+    """No more loading processes than the machine has cores for, no pinned memory without a GPU: no result changes."""
     if isinstance(dataloader, DataLoader):
         return dataloader
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = min(dataloader.get("num_workers", 0), cores if cores > 1 else 0)
     kept = {key: value for key, value in dataloader.items() if workers or key != "persistent_workers"}
-    return {**kept, "num_workers": workers}
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost message: mmengine's registry wraps errors in its own, class by class."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__
-    if not str(error):
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
-    return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    return {**kept, "num_workers": workers, "pin_memory": kept.get("pin_memory", False) and torch.cuda.is_available()}
 
 
 def build_runner(cfg: Config, work_dir: str | Path | None = None, launcher: str | None = None) -> TaskRunner:
@@ -304,18 +298,14 @@ def build_runner(cfg: Config, work_dir: str | Path | None = None, launcher: str 
     cfg.setdefault("randomness", {"seed": 0})  # mmengine would draw a seed, and sample by another one after a resume
     saving = cfg.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
     saving.setdefault("backend_args", {"backend": "atomic"})
-    if saving.get("max_keep_ckpts") == 1:
-        raise ConfigError(
-            f"{cfg.filename}: default_hooks.checkpoint.max_keep_ckpts is 1: the old checkpoint would be deleted before "
-            "the new one is written; keep 2"
-        )
+    check_checkpoint_hook(cfg.filename, saving)
     _forget_earlier_runs()
     try:
         return TaskRunner.from_cfg(cfg)
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{cfg.filename}: {_cause(error)}") from error
+        raise ConfigError(f"{cfg.filename}: {explain(error)}") from error
 
 
 def _forget_earlier_runs() -> None:
@@ -354,10 +344,13 @@ def train(
         ValueError: ``work_dir`` holds a run already, or the checkpoint cannot be read.
     """
     cfg = load_config(config, **kwargs)
+    require(cfg, "model", "train_dataloader", "train_cfg", "optim_wrapper")
     if amp:
         cfg.optim_wrapper.update(type="AutocastOptimWrapper", dtype=amp)
     cfg.resume = resume
     folder = Path(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; choose another --work-dir")
     previous = newest_checkpoint(folder)
     if previous and not resume:
         raise ValueError(
@@ -369,6 +362,7 @@ def train(
         raise ConfigError(f"{cfg.filename}: checker: expected the module that checks this task's data; add it")
     runner = build_runner(cfg, folder)
     _check_classes(runner, "train", "val")
+    say(f"{folder}: logs and TensorBoard files in {Path(runner.log_dir).name}/, checkpoints beside it as they come")
     with _one_cause():
         runner.train()
     return folder
@@ -401,6 +395,7 @@ def test(
         Metrics.
     """
     cfg = load_config(config, **kwargs)
+    require(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     checkpoint = Path(checkpoint)
     content = read_checkpoint(checkpoint)  # before anything is built or written
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
@@ -408,7 +403,9 @@ def test(
     cfg.load_from, cfg.resume = str(checkpoint), False
     runner = build_runner(cfg, work_dir or checkpoint.parent / "test")
     _check_classes(runner, "test")
-    _check_fits(runner.model, content, checkpoint)
+    check_fits(runner.model, content, checkpoint)
+    trained_on = (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
+    check_names(cfg, checkpoint.name, trained_on, "test", _classes(runner.test_dataloader))
     with _one_cause():
         return runner.test()
 
@@ -432,48 +429,40 @@ def predict(
 
     cfg = load_config(config, **kwargs)
     content = read_checkpoint(checkpoint)
-    if "predictor" not in cfg:
-        raise ConfigError(f"{cfg.filename}: predictor: expected the module that predicts for this task; add it")
+    require(cfg, "model", "predictor")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{out} is not a folder; choose another --out")
     _forget_earlier_runs()
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model).eval()
-    _check_fits(model, content, Path(checkpoint))
+    check_fits(model, content, Path(checkpoint))
     model.load_state_dict(content["state_dict"])
     return importlib.import_module(cfg.predictor).predict(model, cfg, content.get("meta", {}), images, Path(out))
 
 
-def _check_fits(model: nn.Module, content: Mapping[str, Any], path: Path) -> None:
-    """Keys and shapes of a checkpoint against the model's: mmengine would only log a difference."""
-    model = getattr(model, "module", model)
-    state, own = content.get("state_dict"), model.state_dict()
-    if state is None:
-        raise ValueError(f"{path}: holds no state_dict; expected a file that `mixerzoo train` wrote")
-    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has another shape of", shapes)):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(
-                f"{path}: not of this config's model: it {what} {keys[0]}{more}; give the config it was trained with"
-            )
+def _classes(dataloader: DataLoader) -> Sequence[str] | None:
+    return getattr(dataloader.dataset, "metainfo", {}).get("classes")
 
 
 def _check_classes(runner: TaskRunner, *keys: str) -> None:
-    """The model's number of classes against that of data sets."""
+    """The model's number of classes against that of data sets, and the classes of data sets against each other."""
     model = getattr(runner.model, "module", runner.model)
     classes = getattr(model, "num_classes", None)
     if classes is None:
         return
+    first: tuple[str, Sequence[str]] | None = None
     for key in keys:
-        if getattr(runner, f"_{key}_loop") is None:
+        names = None if getattr(runner, f"_{key}_loop") is None else _classes(getattr(runner, f"{key}_dataloader"))
+        if names is None:
             continue
-        dataset = getattr(runner, f"{key}_dataloader").dataset
-        names = getattr(dataset, "metainfo", {}).get("classes")
-        if names is not None and len(names) != classes:
+        if first is not None:
+            check_names(runner.cfg, *first, key, names)
+        elif len(names) != classes:
             raise ConfigError(
                 f"{runner.cfg.filename}: model.num_classes is {classes}, but {key}_dataloader.dataset has {len(names)} "
                 f"classes; set model.num_classes={len(names)}"
             )
+        first = first or (f"{key}_dataloader.dataset", names)
 
 
 def say(text: str) -> None:

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +38,7 @@ from .steps import step_times
 __all__ = ["Entry", "Headline", "experiment_configs", "macs", "report", "run"]
 
 MARKERS = "os^DvXP*<>ph"
+COLORS = [*colormaps["tab10"].colors, "black", "gold"]
 
 
 @dataclass(frozen=True)
@@ -315,17 +319,36 @@ def _markdown(entries: Sequence[Entry], headline: Headline, note: dict[str, Any]
 
 
 def _draw(entries: Sequence[Entry], headline: Headline, path: Path) -> None:
-    """The metric against multiply-adds and against the time of a training step; a bar reaches over all seeds."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for number, entry in enumerate(sorted(entries, key=lambda entry: entry.name)):
-        error = [[entry.mean - min(entry.values)], [max(entry.values) - entry.mean]]
-        for ax, x in zip(axes, (entry.macs / 1e6, 1e3 * entry.step_ms_per_image), strict=True):
-            marker = MARKERS[number % len(MARKERS)]
-            ax.errorbar(x, entry.mean, error, marker=marker, color=f"C{number % 10}", label=entry.name, capsize=3)
-    axes[0].set(xlabel="million multiply-adds per image", ylabel=f"{headline.label}, all seeds", xscale="log")
-    axes[1].set(xlabel=f"µs per image of a training step on {entries[0].device}", xscale="log")
-    for ax in axes:
-        ax.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    """The metric against multiply-adds and against the time of a training step; a bar reaches over all seeds.
+
+    Where a few networks are far off, a second row shows the others by themselves.
+    """
+    far = max(abs(entry.mean - entries[0].mean) for entry in entries) / 4
+    close = [entry for entry in entries if abs(entry.mean - entries[0].mean) <= far]
+    rows = [entries, close] if 2 <= len(close) < len(entries) else [entries]
+    figure = Figure(figsize=(11, 0.6 + 4 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
+    looks = {entry.name: number for number, entry in enumerate(sorted(entries, key=lambda entry: entry.name))}
+    for (costs, times), shown in zip(grid, rows, strict=True):
+        _scatter(costs, shown, [entry.macs / 1e6 for entry in shown], looks)
+        _scatter(times, shown, [1e3 * entry.step_ms_per_image for entry in shown], looks)
+        costs.set(ylabel=f"{headline.label}, all seeds")
+    grid[-1, 0].set(xlabel="million multiply-adds per image")
+    grid[-1, 1].set(xlabel=f"µs per image of a training step on {entries[0].device}")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper")
     save_figure(figure, path)
+
+
+def _scatter(axes: Axes, entries: Sequence[Entry], xs: Sequence[float], looks: Mapping[str, int]) -> None:
+    """One marker per entry; on a logarithmic axis if the dearest costs several times what the cheapest does."""
+    for entry, x in zip(entries, xs, strict=True):
+        error = [[entry.mean - min(entry.values)], [max(entry.values) - entry.mean]]
+        look = looks[entry.name]
+        color, marker = COLORS[look % len(COLORS)], MARKERS[look % len(MARKERS)]
+        axes.errorbar(x, entry.mean, error, linestyle="", marker=marker, color=color, label=entry.name, capsize=3)
+    if max(xs) > 4 * min(xs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -139,6 +140,9 @@ class TimmOptimWrapperConstructor:
         if missing:
             raise ValueError(f"optim_wrapper.optimizer: {' and '.join(missing)} must be given")
         lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay", 0.0)
+        for key, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not isinstance(value, Real) or value < 0:
+                raise ValueError(f"optim_wrapper.optimizer.{key}: expected a number of at least 0, got {value!r}")
         scales = {key: optimizer.pop(key) for key in ("layer_decay", "network_scale") if key in optimizer}
         groups = param_groups(model, lr, weight_decay, **scales)
         built = create_optimizer_v2(groups, optimizer.pop("opt"), lr=lr, weight_decay=weight_decay, **optimizer)

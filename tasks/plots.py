@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .checkpoints import write_atomically
 
@@ -33,11 +34,13 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     loss, rate, validation = figure.subplots(1, 3)
     values = np.asarray(history.get("train/loss", ()))
-    loss.plot(np.arange(1, len(values) + 1), values, alpha=0.3, linewidth=0.8)
-    if len(values) >= SMOOTH:
+    smoothed = len(values) >= SMOOTH
+    loss.plot(np.arange(1, len(values) + 1), values, color="C0", alpha=0.3 if smoothed else 1, linewidth=0.8)
+    if smoothed:
         pieces = np.array_split(values, SMOOTH)
         loss.plot(np.cumsum([len(piece) for piece in pieces]), [piece.mean() for piece in pieces], color="C0")
-    rate.plot(history.get("train/base_lr", history.get("train/lr", ())))
+    rates = history.get("train/base_lr", history.get("train/lr", ()))
+    rate.plot(np.arange(1, len(rates) + 1), rates)
     for key, points in history.items():
         if key.startswith("val/") and not key.endswith("time"):
             validation.plot(np.arange(1, len(points) + 1), points, marker="o", label=key.removeprefix("val/"))
@@ -48,6 +51,7 @@ def draw_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     ):
         axes.set(title=title, xlabel=unit)
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     if validation.get_legend_handles_labels()[1]:
         validation.legend()
     save_figure(figure, path)
@@ -67,7 +71,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true", title=f"% of each true class\n({counts.sum():,} images)")
     if few:
         axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
         axes.set_yticks(range(len(classes)), classes)

@@ -278,15 +278,18 @@ def test_a_config_inside_a_checkpoint_is_not_run(tmp_path, small, data):
 
 MISTAKES = [
     ({"model.net.name": "mambaout_femto_gatedcn"}, r"model: no model is called.*did you mean.*mambaout_femto_gatedcnn"),
-    ({"model.net.dephts": (1, 1, 1, 1)}, r"model: MambaOut.*unexpected keyword argument 'dephts'"),
+    (
+        {"model.net.dephts": (1, 1, 1, 1)},
+        r"model: MambaOut.*unexpected keyword argument 'dephts'; rename or remove dephts",
+    ),
     ({"model.lable_smoothing": 0.1}, r"model: .*lable_smoothing"),
-    ({"model.type": "Clasifier"}, r"model: .*Clasifier"),
+    ({"model.type": "Clasifier"}, r"model: no model is called Clasifier; did you mean Classifier"),
     ({"model.loss": "hinge"}, r"model: loss: expected cross_entropy or bce, got 'hinge'"),
     (
         {"model.num_classes": 12},
         r"num_classes is 12, but train_dataloader\.dataset has 10 classes; set model\.num_classes",
     ),
-    ({"optim_wrapper.optimizer.opt": "adamwww"}, r"optim_wrapper: .*adamwww"),
+    ({"optim_wrapper.optimizer.opt": "adamwww"}, r"optim_wrapper: no optimizer is called adamwww; did you mean adamw"),
     ({"optim_wrapper.optimizer.lr": None}, r"optim_wrapper: .*lr"),
     ({"train_dataloader.dataset.split": "dev"}, r"train_dataloader: split: expected train or test, got 'dev'"),
     ({"train_dataloader.dataset.limit": 0}, r"train_dataloader: limit: expected at least 1 image, got 0"),
@@ -301,6 +304,11 @@ MISTAKES = [
     ({"model.nett.name": 3}, r"--cfg-options model\.nett\.name: there is no model\.nett; at that place there is type"),
     ({"custom_hooks": [{"type": "EMAHok"}]}, r"custom_hooks: .*EMAHok"),
     ({"default_hooks.checkpoint.max_keep_ckpts": 1}, r"max_keep_ckpts is 1: .*; keep 2"),
+    ({"default_hooks.checkpoint.intervall": 2}, r"checkpoint\.intervall: no such key; rename it to interval"),
+    ({"train_dataloader.dataset.type": "FashionMINST"}, r"train_dataloader: no dataset is called.*mean FashionMNIST"),
+    ({"optim_wrapper.optimizer.lr": "fast"}, r"optim_wrapper: .*optimizer\.lr: expected a number.*'fast'"),
+    ({"train_cfg.max_epochs": 0}, r"train_cfg: nothing to train; set max_epochs"),
+    ({"model": None}, r"model: not given; add it, or begin with _base_"),
 ]
 
 
@@ -314,6 +322,34 @@ def test_mistakes_are_one_line_that_names_file_and_key(tmp_path, options, messag
     ), result.stderr
     assert result.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_data_sets_must_have_the_same_classes(tmp_path, small):
+    for split, names in (("train", "abc"), ("val", "abd")):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (28, 28)).save(tmp_path / split / name / "0.png")
+    options = {
+        **small,
+        "model.num_classes": 3,
+        "model.net.in_chans": 3,
+        "train_dataloader.batch_size": 2,
+        "train_dataloader.dataset.type": "ImageFolder",
+        "val_dataloader.dataset.type": "ImageFolder",
+        "val_dataloader.dataset.split": "val",
+    }
+    with pytest.raises(
+        engine.ConfigError, match=r"val_dataloader\.dataset: its 3 classes are not the 3 of train_.* it lacks c"
+    ):
+        engine.train(CONFIG, tmp_path / "run", options=options, data=tmp_path)
+    (tmp_path / "val" / "d").rename(tmp_path / "val" / "c")
+    folder = engine.train(CONFIG, tmp_path / "run", options={**options, "train_cfg.max_epochs": 1}, data=tmp_path)
+    (tmp_path / "val" / "c").rename(tmp_path / "val" / "d")
+    tested = {**options, "test_dataloader.dataset.type": "ImageFolder", "test_dataloader.dataset.split": "val"}
+    with pytest.raises(
+        engine.ConfigError, match=r"test_dataloader\.dataset: its 3 .* the 3 of epoch_1\.pth: it lacks c"
+    ):
+        engine.test(CONFIG, folder / "epoch_1.pth", options=tested, data=tmp_path)
 
 
 def test_missing_data_says_how_to_get_it(tmp_path):
@@ -345,6 +381,12 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path, data):
         engine.test(CONFIG, trained / "epoch_12.pth", tmp_path / "test", data=data)
     with pytest.raises(FileNotFoundError, match=r"none\.pth: no such checkpoint"):
         engine.test(CONFIG, trained / "none.pth", data=data)
+    with pytest.raises(ValueError, match=r"epoch_12\.pth: not of this config's model: it .*; give the config it was"):
+        engine.train(CONFIG, trained, resume=True, data=data, options={"train_dataloader.num_workers": 0})
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match=r"file is not a folder; choose another --work-dir"):
+        engine.train(CONFIG, file, data=data)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
