@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from rich import box
@@ -88,8 +88,12 @@ def print_tables(parts: Sequence[Table | RenderableType], file: TextIO | None = 
         console = Console(file=file, width=PIPE_WIDTH)
     for part in parts:
         if isinstance(part, Table):
-            for fitting in fitting_parts(part, console):
+            *first, last = fitting_parts(part, console)
+            note = last.note if first else ""  # a caption would be as narrow as the last columns
+            for fitting in (*first, replace(last, note="") if note else last):
                 console.print(for_terminal(fitting))
+            if note:
+                console.print(note, style="table.caption", highlight=False, markup=False)
         else:
             console.print(part, soft_wrap=isinstance(part, Text) and not console.is_terminal)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -14,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.text import Text
+from matplotlib.text import Text as MatplotlibText
 from mixerzoo.backbones._files import write_atomically
 from mixerzoo.benchmarks import bench, findings, pictures, plots, tables
 from mixerzoo.benchmarks.blocks import (
@@ -30,6 +31,7 @@ from mixerzoo.benchmarks.criterion import TASKS
 from mixerzoo.benchmarks.flops import count_flops
 from mixerzoo.benchmarks.records import RECORDS_FILE, Records
 from rich.console import Console
+from rich.text import Text
 from timm.models.vision_transformer import Block
 from torch import nn
 
@@ -253,7 +255,11 @@ class TestThroughput:
         )
         figure.draw_without_rendering()  # puts the names in their places
         (axes,) = figure.axes
-        names = {text.get_text(): Text.get_window_extent(text) for text in axes.texts if text.get_text() in measured}
+        names = {
+            text.get_text(): MatplotlibText.get_window_extent(text)
+            for text in axes.texts
+            if text.get_text() in measured
+        }
         assert set(names) == set(measured)
         assert not any(a.overlaps(b) for a, b in itertools.combinations(names.values(), 2))
         bubbles = [axes.transData.transform(place[:2]) for sizes in measured.values() for place in sizes]
@@ -274,6 +280,23 @@ class TestThroughput:
 
 
 class TestTables:
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_a_terminal_gets_no_line_too_wide(self, records, width, monkeypatch):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("TERM", "xterm")
+        file = Terminal()
+        tables.print_tables([findings.verdict_table(records), Text("• between")], file)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()).splitlines()
+        assert max(map(len, lines)) <= width
+        assert sum(line.split()[:1] == [VIT] for line in lines) == {80: 4, 120: 2}[width]  # groups of columns
+        note = " ".join(findings.verdict_table(records).note.split())
+        assert note in " ".join(" ".join(lines).split())
+        assert max(len(line) for line in lines[-5:-1]) > width - 20  # the note is not as narrow as the last columns
+
     def test_a_ratio_of_too_few_rounds_has_no_interval(self, records):
         for row in records.rows[:2]:
             row.round_medians_ms = row.round_medians_ms[:3]
