@@ -49,7 +49,7 @@ class StridedConv(nn.Conv2d):
         """At most as many output pixels as channels, on a CPU; compilers, too, get the convolution at any size."""
         if self.weight.device.type != "cpu" or torch.compiler.is_compiling():
             return False
-        return x.shape[0] * x.shape[2] * x.shape[3] <= 4 * self.out_channels
+        return x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         h, w = ((side + 1) // 2 for side in x.shape[2:])

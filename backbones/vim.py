@@ -219,7 +219,7 @@ class VisionMamba(nn.Module):
             nn.Linear(self.embed_dim, num_classes, device=weight.device, dtype=weight.dtype)
             if num_classes
             else nn.Identity()
-        )
+        ).train(self.training)
 
     def _embed(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to tokens (B, M + 1, D) in float32, the class token before the middle patch."""

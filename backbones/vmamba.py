@@ -16,7 +16,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, DropPath, LayerNorm, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import (
+    ClassifierHead,
+    DropPath,
+    LayerNorm,
+    Mlp,
+    calculate_drop_path_rates,
+    get_device_dtype,
+    trunc_normal_,
+)
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
@@ -121,7 +129,7 @@ class VMamba(HierarchicalBackbone):
         )
         self.norm = LayerNorm(dims[-1], eps=EPS, **dd)
         self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, input_fmt="NHWC", **dd)
-        self.head_hidden_size = dims[-1]
+        self.head_hidden_size = self.head.num_features
         self.apply(_init_weights)
 
     @torch.jit.ignore
@@ -137,7 +145,8 @@ class VMamba(HierarchicalBackbone):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier; 0 classes removes it, ``global_pool=''`` removes the pooling too."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -141,6 +141,16 @@ def test_constructor_takes_device_and_refuses_what_it_does_not_know(name):
 
 
 @code_paths
+def test_a_new_classifier_has_device_dtype_and_mode_of_the_network(name):
+    net = shallow(name, device="meta", dtype=torch.double).eval().requires_grad_(False)
+    net.reset_classifier(0)
+    assert not any(p.requires_grad for p in net.parameters())
+    net.reset_classifier(2)
+    assert all(p.is_meta and p.dtype == torch.double for p in net.get_classifier().parameters())
+    assert not any(module.training for module in net.modules())
+
+
+@code_paths
 def test_dtype_may_change_after_a_forward_pass(name):
     net = shallow(name).eval()
     x = image(net, side=64)
