@@ -40,9 +40,8 @@ class StridedConv(nn.Conv2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():  # TorchScript has the convolution at any size
-            if self._is_small(x):
-                return self._product(x)
+        if not torch.jit.is_scripting() and self._is_small(x):  # TorchScript has the convolution at any size
+            return self._product(x)
         return self._conv_forward(x, self.weight, self.bias)
 
     def _is_small(self, x: torch.Tensor) -> bool:

@@ -201,7 +201,7 @@ def _scan(
     if backend in ("reference", "mamba_ssm"):  # these bring an autograd of their own
         u, delta, B, C, z = library.autocast(u.device.type, u, delta, B, C, z)
         scan = reference.scan if backend == "reference" else mamba_ssm.scan
-        with torch.autocast(u.device.type, enabled=False):
+        with library.without_autocast(u.device.type):
             y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, routes, grid, A.dtype)
         return y.sum(2).to(out_dtype or u.dtype), last_state
     arguments = (*tensors, delta_softplus, routes, *grid, out_dtype, backend)

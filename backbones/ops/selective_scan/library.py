@@ -18,7 +18,9 @@ import functools
 import importlib
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -354,10 +356,17 @@ def is_one_node(backend: str, tensors: tuple[torch.Tensor | None, ...], dtype: t
 
 def autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """The activations in the autocast dtype, if autocast is on; float64 stays, as everywhere in autocast."""
-    if not torch.is_autocast_enabled(device_type):
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Switches autocast off on a device that has it; meta has none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _register_autocast(name: str, device_type: str, key: torch._C.DispatchKey) -> None:

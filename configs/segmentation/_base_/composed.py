@@ -1,7 +1,7 @@
 """Fashion-MNIST's items on photographs, in ADE20K's layout; a small UperNet, so that a CPU can train it.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_128_large --images 4000 --val-images 400 --size 128 \\
-        --items 2 5 --sides 40 100
+    python -m mixerzoo.tasks.detection.composed --out data/composed_128_large --images 4000 --val-images 400 \\
+        --size 128 --items 2 5 --sides 40 100
 
 Eleven classes: background and ten items. The colours vary as they are: mirroring is the only augmentation.
 """

@@ -196,10 +196,14 @@ def test_only_what_is_asked_for() -> None:
     assert torch.equal(some[1], full[3])
 
 
-def test_meta_and_fake_tensors() -> None:
-    out, state = selective_scan(*[x.to("meta") for x in sequence()], True, True)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_meta_tensors(backend: str) -> None:
+    out, state = selective_scan(*[x.to("meta") for x in sequence()], True, True, backend=backend)
     assert (out.shape, state.shape, out.device.type) == ((2, 5, 70), (2, 5, 3), "meta")
-    assert out.stride() == selective_scan(*sequence(), True).stride()
+    assert out.stride() == selective_scan(*sequence(), True, backend=backend).stride()
+
+
+def test_fake_tensors() -> None:
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(x) for x in image()]
         assert selective_scan_2d(*fakes, True).shape == (2, 5, 7, 5)
