@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import errno
 import importlib
 import inspect
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,7 +172,9 @@ class TaskRunner(Runner):
         """The log file gets everything; the terminal belongs to the progress bar, and to warnings."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = _reraise  # logging's own prints a page for every line that it cannot write
+            else:
                 handler.setLevel(max(handler.level, logging.WARNING))
                 handler.addFilter(lambda record: "deprecated" not in record.getMessage())  # mmengine's, about itself
         return logger
@@ -184,6 +188,8 @@ class TaskRunner(Runner):
             on_cpu = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
             unused = self.cfg.get("find_unused_parameters", False)
             model_wrapper_cfg = {**on_cpu, "find_unused_parameters": unused, **(model_wrapper_cfg or {})}
+        # Of depthwise convolutions: their gradients are channels_last, DDP's buckets are not. DDP calls it no error.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_dataloader(self, dataloader: DataLoader | dict[str, Any], *args: Any, **kwargs: Any) -> DataLoader:
@@ -270,6 +276,10 @@ class TaskRunner(Runner):
             raise
         except (KeyError, TypeError, ValueError, AssertionError, AttributeError, FileNotFoundError) as error:
             raise ConfigError(f"{self.cfg.filename or 'config'}: {key}: {explain(error)}") from error
+
+
+def _reraise(record: logging.LogRecord) -> None:
+    raise  # the error that logging is handling when it calls this
 
 
 def _with_workers(dataloader: DataLoader | dict[str, Any]) -> DataLoader | dict[str, Any]:
@@ -360,20 +370,22 @@ def train(
         importlib.import_module(cfg.checker).check_data(cfg, thorough=check_data)
     elif check_data:
         raise ConfigError(f"{cfg.filename}: checker: expected the module that checks this task's data; add it")
-    runner = build_runner(cfg, folder)
-    _check_classes(runner, "train", "val")
-    say(f"{folder}: logs and TensorBoard files in {Path(runner.log_dir).name}/, checkpoints beside it as they come")
-    with _one_cause():
+    with _one_cause(folder):
+        runner = build_runner(cfg, folder)
+        _check_classes(runner, "train", "val")
+        say(f"{folder}: logs and TensorBoard files in {Path(runner.log_dir).name}/, checkpoints beside it as they come")
         runner.train()
     return folder
 
 
 @contextmanager
-def _one_cause() -> Iterator[None]:
-    """Errors of a data loader's worker carry its whole traceback as text; only the last line is the cause."""
+def _one_cause(folder: Path) -> Iterator[None]:
+    """Errors of a data loader's worker carry its whole traceback as text, and a full disk does not say which it is."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(f"{folder}: the disk is full; free some space (a run goes on with --resume)") from error
         text = str(error).strip()
         if text.startswith("Caught ") and " in DataLoader worker process " in text:
             raise ValueError(text.splitlines()[-1].partition(": ")[2]) from error
@@ -401,12 +413,13 @@ def test(
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg.pop(key, None)
     cfg.load_from, cfg.resume = str(checkpoint), False
-    runner = build_runner(cfg, work_dir or checkpoint.parent / "test")
-    _check_classes(runner, "test")
-    check_fits(runner.model, content, checkpoint)
-    trained_on = (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
-    check_names(cfg, checkpoint.name, trained_on, "test", _classes(runner.test_dataloader))
-    with _one_cause():
+    folder = Path(work_dir or checkpoint.parent / "test")
+    with _one_cause(folder):
+        runner = build_runner(cfg, folder)
+        _check_classes(runner, "test")
+        check_fits(runner.model, content, checkpoint)
+        trained_on = (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
+        check_names(cfg, checkpoint.name, trained_on, "test", _classes(runner.test_dataloader))
         return runner.test()
 
 

@@ -53,4 +53,6 @@ def test_recipes_of_the_papers():
     assert [cfg.train_cfg.max_epochs for cfg in (deit, vim, mambaout, vmamba)] == [300, 300, 310, 300]
     assert [cfg.test_dataloader.dataset.transform.crop_pct for cfg in (deit, mambaout)] == [0.875, 1.0]
     assert deit.train_dataloader.sampler.repeats == vim.train_dataloader.sampler.repeats == 3
+    tuned = engine.load_config("classification/vim_tiny_stride8_imagenet")
+    assert (tuned.optim_wrapper.optimizer.lr, tuned.train_cfg.max_epochs) == (1e-5, 30)
     assert vmamba.optim_wrapper.clip_grad.max_norm == 5
