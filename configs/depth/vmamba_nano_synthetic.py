@@ -5,3 +5,4 @@ mixerzoo train depth/vmamba_nano_synthetic --data data/depth_rooms
 
 _base_ = "_base_/synthetic.py"
 model = {"net": {"name": "vmamba_tiny_s1l8", "dims": (32, 64, 128, 256), "depths": (1, 1, 4, 1)}}
+train_cfg = {"max_epochs": 7}
