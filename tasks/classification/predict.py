@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from timm.data import create_transform
 from torch import nn
 
@@ -40,7 +40,7 @@ def predict(
     classes = (meta.get("dataset_meta") or {}).get("classes") or [str(i) for i in range(model.num_classes)]
     transform = create_transform(**cfg.test_dataloader.dataset.transform)
     mode = "L" if cfg.model.net.get("in_chans", 3) == 1 else "RGB"
-    pictures = [open_picture(path) for path in images]
+    pictures = [ImageOps.exif_transpose(open_picture(path)) for path in images]  # as a viewer shows them
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):

@@ -74,13 +74,18 @@ def test_test_gives_the_same_figures_and_predict_labels_pictures(trained, tmp_pa
     names = [tmp_path / f"{index}.png" for index in range(20)]
     for name, image in zip(names, images, strict=False):
         Image.fromarray(image).save(name)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    Image.fromarray(np.rot90(images[0]).copy()).save(tmp_path / "turned.png", exif=exif)
     out = tmp_path / "out"
-    predicted = in_process("predict", CONFIG, trained / "epoch_12.pth", *names, "--out", out, *options)
+    every = [*names, tmp_path / "turned.png"]
+    predicted = in_process("predict", CONFIG, trained / "epoch_12.pth", *every, "--out", out, *options)
     assert predicted.exit_code == 0, predicted.output
     records = json.loads((out / "predictions.json").read_text())
     classes = read_checkpoint(trained / "epoch_12.pth")["meta"]["dataset_meta"]["classes"]
     right = [record["top5"][0]["class"] == classes[label] for record, label in zip(records, labels, strict=False)]
     assert np.mean(right) > 0.5
+    assert records[-1]["top5"] == records[0]["top5"]
     for record in records:
         assert sum(item["probability"] for item in record["top5"]) <= 1.001
         with Image.open(out / record["picture"]) as picture:
