@@ -1,7 +1,7 @@
 """MambaOut-Femto with depthwise 7×7 convolution on Fashion-MNIST. Fewer blocks: its last stage sees one token.
 
-Measured with seed 0 on one shared CPU core (killed and resumed once): 90.5 % top-1 on the 10,000 test images; 635 s of
-training steps for four epochs.
+Measured with seed 0 on two cores of an Intel Xeon at 2.8 GHz: 90.4 % top-1 on the 10,000 test images after four epochs
+and 492 s.
 
     mixerzoo train classification/mambaout_femto_gatedcnn_fashion_mnist
 """
