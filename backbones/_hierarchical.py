@@ -36,7 +36,7 @@ class StridedConv(nn.Conv2d):
     """A 3×3 convolution of stride 2 that is fast on small maps of many channels, too.
 
     PyTorch's convolution on CPUs sorts its weights anew in every call, which takes longer than the arithmetic where
-    the output has fewer pixels than channels. There this is one matrix product over copied patches.
+    the output has far fewer pixels than channels. There this is one matrix product over copied patches.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,8 @@ class StridedConv(nn.Conv2d):
         return self._conv_forward(x, self.weight, self.bias)
 
     def _is_small(self, x: torch.Tensor) -> bool:
-        """At most as many output pixels as channels, on a CPU; compilers, too, get the convolution at any size."""
+        """At most as many input pixels as output channels (a quarter as many output pixels; with more, the convolution
+        is about as fast), on a CPU; compilers, too, get the convolution at any size."""
         if self.weight.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         return x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
