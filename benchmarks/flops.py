@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -244,7 +244,7 @@ class _Counter(TorchDispatchMode):
         path = self.paths.get(id(module))
         if path is not None:
             self.stack.pop()
-            first = next(iter(tree_iter(out)), None)
+            first = out if isinstance(out, torch.Tensor) else next(iter(tree_iter(out)), None)
             self.modules[path].out_shape = tuple(first.shape) if isinstance(first, torch.Tensor) else None
 
     def __torch_dispatch__(
@@ -294,15 +294,16 @@ class _Counter(TorchDispatchMode):
         return isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata in self.activations
 
     def _book(self, func: OpOverload, args: tuple, kwargs: dict[str, Any], out: Any, known: bool) -> None:
-        inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
-        outputs = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
-        if func._schema.is_mutable:
+        inputs = _tensors((*args, *kwargs.values()))
+        outputs = _tensors((out,))
+        mutable = func._schema.is_mutable
+        if mutable:
             outputs += [t for t in _mutated(func, args, kwargs) if all(t is not other for other in outputs)]
-        if any(map(self.is_activation, inputs)) and not _CONSTANT.match(func._opname):
+        sources = {t.untyped_storage()._cdata for t in inputs}
+        if not self.activations.keys().isdisjoint(sources) and not _CONSTANT.match(func._opname):
             for tensor in outputs:
                 self._mark(tensor)
-        sources = {t.untyped_storage()._cdata for t in inputs}
-        if not func._schema.is_mutable and all(t.untyped_storage()._cdata in sources for t in outputs):
+        if not mutable and all(t.untyped_storage()._cdata in sources for t in outputs):
             return  # a view does no work
         read, written = _bytes(inputs), _bytes(outputs)
         self._module.bytes_moved += read + written
@@ -350,7 +351,18 @@ def _mutated(func: OpOverload, args: tuple, kwargs: dict[str, Any]) -> list[torc
     """The arguments that an operator writes into."""
     names = {spec.name for spec in func._schema.arguments if spec.alias_info is not None and spec.alias_info.is_write}
     given = {spec.name: value for spec, value in zip(func._schema.arguments, args, strict=False)} | kwargs
-    return [t for t in tree_iter([given.get(name) for name in names]) if isinstance(t, torch.Tensor)]
+    return _tensors(given.get(name) for name in names)
+
+
+def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors among an operator's arguments or outputs, which nest in lists only (so no slow pytree is needed)."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:
