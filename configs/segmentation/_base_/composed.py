@@ -1,7 +1,7 @@
 """Fashion-MNIST's items on photographs, in ADE20K's layout; a small UperNet, so that a CPU can train it.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_128_large --images 4000 --val-images 400 \\
-        --size 128 --items 2 5 --sides 40 100
+    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 \\
+        --size 128 --items 8 16 --sides 24 48
 
 Eleven classes: background and ten items. The colours vary as they are: mirroring is the only augmentation.
 """
@@ -16,7 +16,7 @@ _train = [
 ]
 _test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
 analyze_sizes = ((128, 128),)
-_dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128_large/ade/ADEChallengeData2016"}
+_dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128/ade/ADEChallengeData2016"}
 
 train_dataloader = {
     "batch_size": 4,
