@@ -1,0 +1,8 @@
+"""As `synthetic.py`, with four times as many rooms to train on: isotropic networks overfit 4,000.
+
+python -m mixerzoo.tasks.depth.synthetic data/depth_rooms                                        # tests, as for all
+python -m mixerzoo.tasks.depth.synthetic data/depth_rooms_16000 --train 16000 --test 0 --seed 1
+"""
+
+_base_ = "synthetic.py"
+train_dataloader = {"dataset": {"root": "data/depth_rooms_16000"}}
