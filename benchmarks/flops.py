@@ -244,7 +244,7 @@ class _Counter(TorchDispatchMode):
         path = self.paths.get(id(module))
         if path is not None:
             self.stack.pop()
-            first = out if isinstance(out, torch.Tensor) else next(iter(tree_iter(out)), None)
+            first = next(iter(tree_iter(out)), None)
             self.modules[path].out_shape = tuple(first.shape) if isinstance(first, torch.Tensor) else None
 
     def __torch_dispatch__(

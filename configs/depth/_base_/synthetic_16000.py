@@ -1,4 +1,6 @@
-"""As `synthetic.py`, with four times as many rooms to train on: isotropic networks overfit 4,000.
+"""As `synthetic.py`, with four times as many rooms to train on: Vim-Tiny overfits 4,000.
+
+`--data` would replace both folders: leave it out, and train where `data/` lies.
 
 python -m mixerzoo.tasks.depth.synthetic data/depth_rooms                                        # tests, as for all
 python -m mixerzoo.tasks.depth.synthetic data/depth_rooms_16000 --train 16000 --test 0 --seed 1

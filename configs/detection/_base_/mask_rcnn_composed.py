@@ -84,7 +84,7 @@ test_evaluator = val_evaluator
 
 analyze_sizes = [(128, 128)]
 auto_scale_lr = {"enable": False}
-train_cfg = {"max_epochs": 7, "val_interval": 7}
+train_cfg = {"max_epochs": 7, "val_interval": 2}
 optim_wrapper = {"optimizer": {"lr": 4e-4}, "clip_grad": {"max_norm": 5.0}}
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 200},
