@@ -2,9 +2,10 @@
 
     python -m mixerzoo.tasks.detection.composed --out data/composed --images 2000 --size 192
 
-Items of Fashion-MNIST (arXiv 1708.07747) are enlarged, turned, tinted and drawn over each other onto crops of the
-photographs that scikit-image carries. Training pictures take items of its training set, validation pictures those of
-its test set, and the photographs are split too. Every picture follows from (seed, split, its number) alone.
+Items of Fashion-MNIST (arXiv 1708.07747) are resized, turned, tinted and drawn onto crops of the photographs that
+scikit-image carries, over each other where they are many: each takes that of a few places where it hides least.
+Training pictures take items of its training set, validation pictures those of its test set, and the photographs are
+split too. Every picture follows from (seed, split, its number) alone.
 
 COCO's layout (arXiv 1405.0312) holds the visible part of every item as run lengths; ADE20K's (Zhou et al., CVPR 2017)
 holds label images: 0 other (what is left of an item that is nearly hidden, which nobody could name), 1 background,
@@ -41,6 +42,7 @@ PHOTOS = {
 }  # fmt: skip
 SEEN = 0.2  # an item of which less is visible counts as other
 LEAST = 16  # pixels; as above
+PLACES = 8  # that are drawn for an item, to take the one where it hides the fewest pixels of the others
 FOREGROUND = 16  # grey value from which a pixel of Fashion-MNIST belongs to the item
 
 
@@ -144,14 +146,23 @@ class Painter:
         mask = alpha >= 128
         tint, contrast, floor = rng.uniform(0.35, 1, 3), rng.uniform(0.5, 1), rng.uniform(0, 0.3)
         color = 255 * np.clip(floor + contrast * shade[..., None] / 255.0, 0, 1) * tint  # (S, S, 3)
-        middle = rng.integers(self.size, size=2)
-        top, left = (int(m - extent // 2) for m, extent in zip(middle, mask.shape, strict=True))
-        rows = slice(max(top, 0), min(top + mask.shape[0], self.size))
-        columns = slice(max(left, 0), min(left + mask.shape[1], self.size))
-        inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        middles = rng.integers(side // 2, self.size - side // 2 + 1, size=(PLACES, 2))
+        places = [self._place(middle, mask.shape) for middle in middles]
+        rows, columns, inside = min(places, key=lambda place: np.count_nonzero(drawn.owner[place[:2]][mask[place[2]]]))
         drawn.picture[rows, columns][mask[inside]] = color[inside][mask[inside]].round().astype(np.uint8)
         drawn.owner[rows, columns][mask[inside]] = number
         return int(mask.sum())
+
+    def _place(self, middle: NDArray[np.int64], shape: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
+        """Rows and columns of the canvas that something (S, S) around a pixel covers, and its own part on them."""
+        top, left = (int(m - extent // 2) for m, extent in zip(middle, shape, strict=True))
+        rows = slice(max(top, 0), min(top + shape[0], self.size))
+        columns = slice(max(left, 0), min(left + shape[1], self.size))
+        return (
+            rows,
+            columns,
+            (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)),
+        )
 
 
 def _photos(name: str) -> list[Image.Image]:

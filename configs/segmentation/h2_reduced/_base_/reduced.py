@@ -1,0 +1,19 @@
+"""Hypothesis 2 for a CPU: the networks of `h2` at half their width, the same pixels and items in every step.
+
+A step sees 2 × 384² = 32 × 96² pixels with about 350 items of 18 to 32 pixels, once on 2 long sequences and once on 32
+short ones; nothing else differs. At stride 16 the networks have D = 72, so 6D = 432 tokens lie between the two.
+"""
+
+_base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
+_channels = [24, 48, 72, 96]
+
+model = {
+    "backbone": {"dims": _channels},
+    "decode_head": {"in_channels": _channels, "channels": 32},
+    "auxiliary_head": {"in_channels": 72, "channels": 32},
+}
+train_cfg = {"max_epochs": 2}
+param_scheduler = [
+    {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 64},
+    {"type": "PolyLR", "eta_min": 0.0, "power": 0.9, "by_epoch": False, "begin": 64},
+]
