@@ -78,10 +78,15 @@ def _load(problem: _Problem, span: slice) -> _Span:
         p = p + problem.delta_bias
     dt = F.softplus(p) if problem.delta_softplus else p
     B, C = problem.at(problem.B, span), problem.at(problem.C, span)
-    # PyTorch's exp errs to one side just below 0, and a state that hardly decays adds that up; its exp2 does not.
-    a = (dt.unsqueeze(-1) * (problem.A / math.log(2))).exp2_()
+    a = _decays(dt, problem.A)
     x = (_grouped(dt * u, B).unsqueeze(-1) * B.unsqueeze(-2)).flatten(3, 4)
     return _Span(u, p, dt, B, C, a, x)
+
+
+def _decays(dt: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """exp(dt·A) of dt (..., K, E) and A (K, E, N) -> (..., K, E, N)."""
+    # PyTorch's exp errs to one side just below 0, and a state that hardly decays adds that up; its exp2 does not.
+    return (dt.unsqueeze(-1) * (A / math.log(2))).exp2_()
 
 
 def _grouped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -106,11 +111,21 @@ def _walk(decays: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], h: tor
     return h
 
 
-def _recur(a: torch.Tensor, x: torch.Tensor, h: torch.Tensor, backwards: bool = False) -> torch.Tensor:
+def _recur(
+    a: torch.Tensor, x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, h: torch.Tensor, backwards: bool = False
+) -> torch.Tensor:
     """h_s = a_s·h_{s-1} + x_s along axis 1 (h_{s+1} if ``backwards``), in place of ``x``; returns the last state.
 
     Small states are walked as √Q pieces of √Q steps side by side: once for what each piece adds, once from the state
     that the pieces before it leave.
+
+    Args:
+        a: (B, Q, K, E, N), exp(dt·A).
+        x: (B, Q, K, E, N).
+        dt: (B, Q, K, E).
+        A: (K, E, N).
+        h: (B, K, E, N), the state before.
+        backwards: from the last step to the first.
     """
     order = slice(None, None, -1 if backwards else 1)
     steps = x.shape[1]
@@ -125,7 +140,9 @@ def _recur(a: torch.Tensor, x: torch.Tensor, h: torch.Tensor, backwards: bool = 
     added = torch.zeros_like(inputs[:, :, 0])
     for a_s, x_s in zip(decays.unbind(2)[order], inputs.unbind(2)[order], strict=True):
         added = torch.addcmul(x_s, a_s, added)
-    kept = decays.prod(2).clamp_(max=torch.finfo(a.dtype).max)  # an overflow must not turn a zero state into NaN
+    # Not the product of the decays: just below 1 its roundings all err to one side.
+    kept = _decays(dt[:, :body].unflatten(1, (pieces, -1)).sum(2), A)
+    kept.clamp_(max=torch.finfo(a.dtype).max)  # an overflow must not turn a zero state into NaN
     starts = torch.empty_like(added)
     for start, k, d in zip(starts.unbind(1)[order], kept.unbind(1)[order], added.unbind(1)[order], strict=True):
         start.copy_(h)
@@ -180,7 +197,7 @@ def forward(
 def _forward_span(problem: _Problem, span: slice, state: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Writes the span's rows of ``y`` (B, L, K, E); returns the state after it."""
     it = _load(problem, span)
-    last = _recur(it.a, it.x, state)  # it.x now holds the states
+    last = _recur(it.a, it.x, it.dt, problem.A, state)  # it.x now holds the states
     out = _read(it.x, it.C)
     if problem.D is not None:
         out.addcmul_(it.u, problem.D)
@@ -306,7 +323,7 @@ def _backward_span(
         dL/dh of the state before the span.
     """
     it, pixels = _load(problem, span), problem.pixels[:, span]
-    _recur(it.a, it.x, state)
+    _recur(it.a, it.x, it.dt, problem.A, state)
     h = it.x  # (B, Q, K, E, N)
     g = problem.at(dy, span)  # (B, Q, K, E)
     if problem.z is not None:
@@ -321,7 +338,8 @@ def _backward_span(
     # dL/dh of every step, last to first: λ_s = g_s·C_s + a_{s+1}·λ_{s+1}
     lam = (_grouped(g, it.C).unsqueeze(-1) * it.C.unsqueeze(-2)).flatten(3, 4)  # (B, Q, K, E, N)
     after = torch.cat([it.a[:, 1:], torch.ones_like(it.a[:, :1])], dim=1)
-    _recur(after, lam, carry, backwards=True)
+    dt_after = F.pad(it.dt[:, 1:], (0, 0, 0, 0, 0, 1))
+    _recur(after, lam, dt_after, problem.A, carry, backwards=True)
 
     dtu = it.dt * it.u
     before = torch.cat([state.unsqueeze(1), h[:, :-1]], dim=1)
