@@ -15,8 +15,8 @@ model = {
     },
     "test_cfg": {"rpn": _proposals, "rcnn": {"max_per_img": 800}},
 }
-train_dataloader = {"batch_size": 2, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 2, "dataset": {"data_root": _root}}
+train_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
+val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
 test_dataloader = val_dataloader
 val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
 test_evaluator = val_evaluator

@@ -1,6 +1,6 @@
 """Hypothesis 2 for a CPU: the networks of `h2` at half their width, the same pixels, items and samples in every step.
 
-A step sees 2 × 384² = 32 × 96² pixels with about 350 items of 18 to 32 pixels, once on 2 long sequences and once on 32
+A step sees 384² = 16 × 96² pixels with about 176 items of 18 to 32 pixels, once on one long sequence and once on 16
 short ones; nothing else differs. At stride 16 the networks have D = 72, so 6D = 432 tokens lie between the two. As many
 detections are kept of an area, and all of them count: COCO's limit of 100 a picture would cut off the long ones.
 """

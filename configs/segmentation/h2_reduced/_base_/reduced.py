@@ -1,6 +1,6 @@
 """Hypothesis 2 for a CPU: the networks of `h2` at half their width, the same pixels and items in every step.
 
-A step sees 2 × 384² = 32 × 96² pixels with about 350 items of 18 to 32 pixels, once on 2 long sequences and once on 32
+A step sees 384² = 16 × 96² pixels with about 176 items of 18 to 32 pixels, once on one long sequence and once on 16
 short ones; nothing else differs. At stride 16 the networks have D = 72, so 6D = 432 tokens lie between the two.
 """
 
@@ -13,6 +13,7 @@ model = {
     "auxiliary_head": {"in_channels": 72, "channels": 32},
 }
 train_cfg = {"max_epochs": 2}
+optim_wrapper = {"optimizer": {"lr": 2e-3}}
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 64},
     {"type": "PolyLR", "eta_min": 0.0, "power": 0.9, "by_epoch": False, "begin": 64},
