@@ -77,6 +77,7 @@ def test_results_come_from_the_files(tmp_path):
     scans = scan_rows(json.loads((ROOT / "benchmarks" / "results" / "scan_intel_xeon.json").read_text()))
     possible = {line for output in printed for line in output.splitlines()} | set(scans)
     possible |= set(experiment_rows(json.loads((ROOT / "benchmarks" / "results" / "h1_amd_epyc.json").read_text())))
+    possible |= set(length_rows())
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(rows) > 10
     assert [line for line in rows if line not in possible] == []
@@ -96,6 +97,37 @@ def experiment_rows(record: dict) -> list[str]:
         values, step = entry["values"], 1e3 * entry["step_ms_per_image"]
         figures = f"{statistics.mean(values):.1f} | {statistics.stdev(values):.1f} | {entry['parameters'] / 1e6:.2f}"
         lines.append(f"| {entry['name']} | {figures} | {entry['macs'] / 1e6:.1f} | {step:.0f} |")
+    return lines
+
+
+def length_rows() -> list[str]:
+    """Hypothesis 2: table.json of both tasks, short beside long, as lines of the README's table."""
+    heads = (
+        "network",
+        "box AP50, short",
+        "long",
+        "ms a step, short",
+        "long",
+        "mIoU %, short",
+        "long",
+        "ms a step, short",
+    )
+    lines = [f"| {' | '.join((*heads, 'long'))} |", "| --- |" + " ---: |" * len(heads)]
+    found = {}
+    for task in ("detection", "segmentation"):
+        file = ROOT / "benchmarks" / "results" / f"h2_{task}_amd_epyc.json"
+        for entry in json.loads(file.read_text())["entries"]:
+            found[(task, *entry["name"].rsplit("_", 1))] = entry
+    mixers = dict.fromkeys(mixer for _, mixer, _ in found)
+    for mixer in mixers:
+        cells = []
+        for task, digits in (("detection", 3), ("segmentation", 1)):
+            pair = [found.get((task, mixer, length)) for length in ("short", "long")]
+            cells += ["–" if e is None else f"{e['values'][0]:.{digits}f}" for e in pair]
+            # 16 short pictures have the pixels of a long one
+            times = [(e, pictures) for e, pictures in zip(pair, (16, 1), strict=True)]
+            cells += ["–" if e is None else f"{pictures * e['step_ms_per_image']:.0f}" for e, pictures in times]
+        lines.append(f"| {mixer} | {' | '.join(cells)} |")
     return lines
 
 
