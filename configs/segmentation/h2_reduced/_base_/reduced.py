@@ -6,11 +6,12 @@ short ones; nothing else differs. At stride 16 the networks have D = 72, so 6D =
 
 _base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
 _channels = [24, 48, 72, 96]
+_norm = {"type": "GN", "num_groups": 8, "requires_grad": True}  # a batch of one long picture has no batch statistics
 
 model = {
     "backbone": {"dims": _channels},
-    "decode_head": {"in_channels": _channels, "channels": 32},
-    "auxiliary_head": {"in_channels": 72, "channels": 32},
+    "decode_head": {"in_channels": _channels, "channels": 32, "norm_cfg": {"_delete_": True, **_norm}},
+    "auxiliary_head": {"in_channels": 72, "channels": 32, "norm_cfg": {"_delete_": True, **_norm}},
 }
 train_cfg = {"max_epochs": 2}
 optim_wrapper = {"optimizer": {"lr": 2e-3}}
