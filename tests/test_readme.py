@@ -102,31 +102,21 @@ def experiment_rows(record: dict) -> list[str]:
 
 def length_rows() -> list[str]:
     """Hypothesis 2: table.json of both tasks, short beside long, as lines of the README's table."""
-    heads = (
-        "network",
-        "box AP50, short",
-        "long",
-        "ms a step, short",
-        "long",
-        "mIoU %, short",
-        "long",
-        "ms a step, short",
-    )
-    lines = [f"| {' | '.join((*heads, 'long'))} |", "| --- |" + " ---: |" * len(heads)]
+    pair = ("short", "long")
+    heads = [f"{metric}, short | long" for task in ("box AP50", "mIoU %") for metric in (task, "ms a step")]
+    lines = [f"| network | {' | '.join(heads)} |", "| --- |" + 2 * len(heads) * " ---: |"]
     found = {}
     for task in ("detection", "segmentation"):
         file = ROOT / "benchmarks" / "results" / f"h2_{task}_amd_epyc.json"
         for entry in json.loads(file.read_text())["entries"]:
             found[(task, *entry["name"].rsplit("_", 1))] = entry
-    mixers = dict.fromkeys(mixer for _, mixer, _ in found)
-    for mixer in mixers:
+    for mixer in dict.fromkeys(mixer for _, mixer, _ in found):
         cells = []
         for task, digits in (("detection", 3), ("segmentation", 1)):
-            pair = [found.get((task, mixer, length)) for length in ("short", "long")]
-            cells += ["–" if e is None else f"{e['values'][0]:.{digits}f}" for e in pair]
-            # 16 short pictures have the pixels of a long one
-            times = [(e, pictures) for e, pictures in zip(pair, (16, 1), strict=True)]
-            cells += ["–" if e is None else f"{pictures * e['step_ms_per_image']:.0f}" for e, pictures in times]
+            entries = [found.get((task, mixer, length)) for length in pair]
+            cells += ["–" if entry is None else f"{entry['values'][0]:.{digits}f}" for entry in entries]
+            for entry, pictures in zip(entries, (16, 1), strict=True):  # 16 short ones have the pixels of a long one
+                cells.append("–" if entry is None else f"{pictures * entry['step_ms_per_image']:.0f}")
         lines.append(f"| {mixer} | {' | '.join(cells)} |")
     return lines
 

@@ -158,11 +158,8 @@ class Painter:
         top, left = (int(m - extent // 2) for m, extent in zip(middle, shape, strict=True))
         rows = slice(max(top, 0), min(top + shape[0], self.size))
         columns = slice(max(left, 0), min(left + shape[1], self.size))
-        return (
-            rows,
-            columns,
-            (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)),
-        )
+        inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        return rows, columns, inside
 
 
 def _photos(name: str) -> list[Image.Image]:

@@ -4,7 +4,7 @@
         --items 9 13 --sides 18 32
 """
 
-_base_ = "../../mask_rcnn_mambaout_femto_gatedcnn_composed.py"
+_base_ = "network.py"
 _root = "data/composed_96/coco"
 _proposals = {"nms_pre": 100, "max_per_img": 50}
 model = {
@@ -21,9 +21,3 @@ test_dataloader = val_dataloader
 val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
 test_evaluator = val_evaluator
 analyze_sizes = [(96, 96)]
-headline = {
-    "metric": "coco/bbox_mAP_50",
-    "label": "box AP50",
-    "best": "highest",
-    "others": {"coco/segm_mAP_50": "mask AP50"},
-}

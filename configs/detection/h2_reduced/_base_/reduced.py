@@ -2,10 +2,10 @@
 
 A step sees 384² = 16 × 96² pixels with about 176 items of 18 to 32 pixels, once on one long sequence and once on 16
 short ones; nothing else differs. At stride 16 the networks have D = 72, so 6D = 432 tokens lie between the two. As many
-detections are kept of an area, and all of them count: COCO's limit of 100 a picture would cut off the long ones.
+detections are kept of an area.
 """
 
-_base_ = "../../mask_rcnn_mambaout_femto_gatedcnn_composed.py"
+_base_ = "../../h2/_base_/network.py"
 _channels = [24, 48, 72, 96]
 
 model = {"backbone": {"dims": _channels}, "neck": {"in_channels": _channels}}
@@ -14,9 +14,3 @@ param_scheduler = [
     {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 64},
     {"type": "PolyLR", "eta_min": 0.0, "power": 0.9, "by_epoch": False, "begin": 64},
 ]
-headline = {
-    "metric": "coco/bbox_mAP_50",
-    "label": "box AP50",
-    "best": "highest",
-    "others": {"coco/segm_mAP_50": "mask AP50"},
-}

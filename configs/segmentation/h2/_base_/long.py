@@ -7,11 +7,8 @@ A step sees 768² = 64 × 96² pixels with about 700 items of 18 to 32 pixels, h
         --items 576 832 --sides 18 32
 """
 
-_base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
+_base_ = "network.py"
 analyze_sizes = ((768, 768),)
-# a batch of one long picture has no batch statistics
-_norm = {"_delete_": True, "type": "GN", "num_groups": 8, "requires_grad": True}
-model = {"decode_head": {"norm_cfg": _norm}, "auxiliary_head": {"norm_cfg": _norm}}
 _root = "data/composed_768/ade/ADEChallengeData2016"
 train_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
 val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}

@@ -6,11 +6,8 @@ MambaOut calls a sequence of L tokens long where L > 6D (arXiv 2405.07992, secti
         --items 9 13 --sides 18 32
 """
 
-_base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
+_base_ = "network.py"
 analyze_sizes = ((96, 96),)
-# a batch of one long picture has no batch statistics
-_norm = {"_delete_": True, "type": "GN", "num_groups": 8, "requires_grad": True}
-model = {"decode_head": {"norm_cfg": _norm}, "auxiliary_head": {"norm_cfg": _norm}}
 _root = "data/composed_96/ade/ADEChallengeData2016"
 train_dataloader = {"batch_size": 64, "dataset": {"data_root": _root}}
 val_dataloader = {"batch_size": 64, "dataset": {"data_root": _root}}

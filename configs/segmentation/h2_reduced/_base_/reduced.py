@@ -4,14 +4,13 @@ A step sees 384² = 16 × 96² pixels with about 176 items of 18 to 32 pixels, o
 short ones; nothing else differs. At stride 16 the networks have D = 72, so 6D = 432 tokens lie between the two.
 """
 
-_base_ = "../../upernet_mambaout_femto_gatedcnn_composed.py"
+_base_ = "../../h2/_base_/network.py"
 _channels = [24, 48, 72, 96]
-_norm = {"type": "GN", "num_groups": 8, "requires_grad": True}  # a batch of one long picture has no batch statistics
 
 model = {
     "backbone": {"dims": _channels},
-    "decode_head": {"in_channels": _channels, "channels": 32, "norm_cfg": {"_delete_": True, **_norm}},
-    "auxiliary_head": {"in_channels": 72, "channels": 32, "norm_cfg": {"_delete_": True, **_norm}},
+    "decode_head": {"in_channels": _channels, "channels": 32},
+    "auxiliary_head": {"in_channels": 72, "channels": 32},
 }
 train_cfg = {"max_epochs": 2}
 optim_wrapper = {"optimizer": {"lr": 2e-3}}

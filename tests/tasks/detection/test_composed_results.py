@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from mixerzoo.tasks import engine
 
-ROOT = Path(__file__).parents[2]
+pytest.importorskip("mmdet", reason="needs the extra mm")
+pytest.importorskip("mmseg", reason="needs the extra mm")
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
