@@ -59,7 +59,7 @@ def test_test_gives_the_figures_of_the_last_validation(trained, coco):
     tested = in_process("test", CONFIG, trained / "epoch_2.pth", "--data", coco, *as_arguments(MODEL))
     assert tested.exit_code == 0, tested.output
     for key, value in json.loads((trained / "result.json").read_text())["metrics"].items():
-        assert f"{key} {value:.2f}" in tested.output
+        assert f"{key} {value:.4f}" in tested.output
 
 
 def test_predict_draws_what_it_found(trained, coco, tmp_path):
