@@ -352,7 +352,7 @@ def _backward_span(
         du.addcmul_(g, problem.D)
         grads.D.add_((g * it.u).sum((0, 1)))
 
-    grads.A.add_(torch.einsum("bqke,bqken->ken", it.dt, flow))
+    grads.A.add_(flow.mul_(it.dt.unsqueeze(-1)).sum((0, 1)))
     _put(grads.B, pixels, _spread(dtu, lam, it.B))
     _put(grads.C, pixels, _spread(g, h, it.C))
     _put(grads.delta, pixels, dp)
