@@ -473,12 +473,24 @@ def _recurrent_shapes(args: tuple) -> tuple[torch.Tensor, ...]:
 
 
 def _element_wise(args: tuple) -> Any:
-    a, b = args[:2]
-    if isinstance(b, torch.Tensor):
-        same = (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
-    else:
-        same = a.is_floating_point() and isinstance(b, float | int)
-    return torch.empty_like(a) if same else NotImplemented
+    """Of an operator whose output has the layout and dtype of its first argument; ``NotImplemented`` if it may not."""
+    a, *others = args
+    return torch.empty_like(a) if all(_keeps_layout(a, b) for b in others) else NotImplemented
+
+
+def _keeps_layout(a: torch.Tensor, b: Any) -> bool:
+    if not isinstance(b, torch.Tensor):
+        return b is None or (a.is_floating_point() and isinstance(b, float | int))
+    if a.dtype != b.dtype:
+        return False
+    if a.shape == b.shape and a.stride() == b.stride():
+        return True
+    sides = zip(reversed(a.shape), reversed(b.shape), strict=False)
+    return a.is_contiguous() and a.ndim >= b.ndim and all(m == n or n == 1 for m, n in sides)
+
+
+def _quotient(args: tuple) -> Any:
+    return _element_wise(args) if args[0].is_floating_point() else NotImplemented
 
 
 # Outputs of operators whose meta kernels take long: they walk all steps, or a decomposition in Python.
@@ -488,7 +500,8 @@ SHAPES: dict[OpOverloadPacket, Callable[[tuple], Any]] = {
     aten._safe_softmax: lambda args: torch.empty_like(args[0]),
     aten.gelu: lambda args: torch.empty_like(args[0]),
     aten.linear: lambda args: args[0].new_empty(*args[0].shape[:-1], *args[1].shape[:-1]),
-    **dict.fromkeys((aten.add, aten.mul, aten.sub), _element_wise),
+    **dict.fromkeys((aten.add, aten.mul, aten.sub, aten.clamp, aten.clamp_min), _element_wise),
+    aten.div: _quotient,
     **dict.fromkeys(RECURRENT, _recurrent_shapes),
 }
 

@@ -409,7 +409,9 @@ def test_products_keep_their_shapes():
     assert [op.kind for op in ops] == ["attention", "attention"]
 
 
-@pytest.mark.parametrize("name", ["caformer_s18", "mvitv2_tiny", "mambaout_femto_s6", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["caformer_s18", "mvitv2_tiny", "swinv2_tiny_window8_256", "mambaout_femto_s6", "resnet18"]
+)
 def test_shortcuts_to_output_shapes_change_nothing(name, monkeypatch):
     short = count(name, (96, 64))
     monkeypatch.setattr(flops, "SHAPES", {})
