@@ -101,7 +101,7 @@ def experiment_rows(record: dict) -> list[str]:
 
 
 def length_rows() -> list[str]:
-    """Hypothesis 2: table.json of both tasks, short beside long, as lines of the README's table."""
+    """Hypothesis 2: table.json of both tasks, short beside long, each seed, as lines of the README's table."""
     pair = ("short", "long")
     heads = [f"{metric}, short | long" for task in ("box AP50", "mIoU %") for metric in (task, "ms a step")]
     lines = [f"| network | {' | '.join(heads)} |", "| --- |" + 2 * len(heads) * " ---: |"]
@@ -114,7 +114,8 @@ def length_rows() -> list[str]:
         cells = []
         for task, digits in (("detection", 3), ("segmentation", 1)):
             entries = [found.get((task, mixer, length)) for length in pair]
-            cells += ["–" if entry is None else f"{entry['values'][0]:.{digits}f}" for entry in entries]
+            seeds = [[] if entry is None else entry["values"] for entry in entries]
+            cells += [", ".join(f"{value:.{digits}f}" for value in values) or "–" for values in seeds]
             for entry, pictures in zip(entries, (16, 1), strict=True):  # 16 short ones have the pixels of a long one
                 cells.append("–" if entry is None else f"{pictures * entry['step_ms_per_image']:.0f}")
         lines.append(f"| {mixer} | {' | '.join(cells)} |")
