@@ -24,7 +24,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,12 +50,14 @@ class Headline:
         label: its name and unit.
         best: ``highest`` or ``lowest``.
         others: keys of further metrics for the table → their labels.
+        groups: ends of the configs' names, e.g. ``_short``; figures compare within a group only, so each has its plots.
     """
 
     metric: str
     label: str
     best: str
     others: Mapping[str, str] = field(default_factory=dict)
+    groups: Sequence[str] = ()
 
     def sign(self) -> int:
         """Of values in ascending order, so that the best comes first."""
@@ -319,36 +321,60 @@ def _markdown(entries: Sequence[Entry], headline: Headline, note: dict[str, Any]
 
 
 def _draw(entries: Sequence[Entry], headline: Headline, path: Path) -> None:
-    """The metric against multiply-adds and against the time of a training step; a bar reaches over all seeds.
-
-    Where a few networks are far off, a second row shows the others by themselves.
-    """
-    far = max(abs(entry.mean - entries[0].mean) for entry in entries) / 4
-    close = [entry for entry in entries if abs(entry.mean - entries[0].mean) <= far]
-    rows = [entries, close] if 2 <= len(close) < len(entries) else [entries]
+    """The metric against multiply-adds and against the time of a training step; a bar reaches over all seeds."""
+    rows = _rows(entries, headline)
     figure = Figure(figsize=(11, 0.6 + 4 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
-    looks = {entry.name: number for number, entry in enumerate(sorted(entries, key=lambda entry: entry.name))}
-    for (costs, times), shown in zip(grid, rows, strict=True):
-        _scatter(costs, shown, [entry.macs / 1e6 for entry in shown], looks)
-        _scatter(times, shown, [1e3 * entry.step_ms_per_image for entry in shown], looks)
-        costs.set(ylabel=f"{headline.label}, all seeds")
+    networks = {entry.name: _network(entry, headline) for entry in entries}
+    looks = {name: number for number, name in enumerate(sorted(set(networks.values())))}
+    for (costs, times), (group, shown) in zip(grid, rows, strict=True):
+        labels = [networks[entry.name] for entry in shown]
+        _scatter(costs, shown, labels, [entry.macs / 1e6 for entry in shown], looks)
+        _scatter(times, shown, labels, [1e3 * entry.step_ms_per_image for entry in shown], looks)
+        costs.set(ylabel=f"{headline.label}, all seeds{group.replace('_', ', ')}")
     grid[-1, 0].set(xlabel="million multiply-adds per image")
     grid[-1, 1].set(xlabel=f"µs per image of a training step on {entries[0].device}")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    legend = {}
+    for axes in grid[:, 0]:
+        legend |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(legend.values(), legend.keys(), loc="outside right upper")
     save_figure(figure, path)
 
 
-def _scatter(axes: Axes, entries: Sequence[Entry], xs: Sequence[float], looks: Mapping[str, int]) -> None:
+def _rows(entries: Sequence[Entry], headline: Headline) -> list[tuple[str, Sequence[Entry]]]:
+    """Entries that share a pair of plots, each with its group.
+
+    Without groups, all do; where a few networks are far off, a second row shows the others by themselves.
+    """
+    if headline.groups:
+        rows = [(group, [entry for entry in entries if entry.name.endswith(group)]) for group in headline.groups]
+        return [(group, shown) for group, shown in rows if shown]
+    far = max(abs(entry.mean - entries[0].mean) for entry in entries) / 4
+    close = [entry for entry in entries if abs(entry.mean - entries[0].mean) <= far]
+    return [("", entries), ("", close)] if 2 <= len(close) < len(entries) else [("", entries)]
+
+
+def _network(entry: Entry, headline: Headline) -> str:
+    """Its name without the group."""
+    ends = [group for group in headline.groups if entry.name.endswith(group)]
+    return entry.name.removesuffix(ends[0]) if ends else entry.name
+
+
+def _scatter(
+    axes: Axes, entries: Sequence[Entry], labels: Sequence[str], xs: Sequence[float], looks: Mapping[str, int]
+) -> None:
     """One marker per entry; on a logarithmic axis if the dearest costs several times what the cheapest does."""
-    for entry, x in zip(entries, xs, strict=True):
+    for entry, label, x in zip(entries, labels, xs, strict=True):
         error = [[entry.mean - min(entry.values)], [max(entry.values) - entry.mean]]
-        look = looks[entry.name]
+        look = looks[label]
         color, marker = COLORS[look % len(COLORS)], MARKERS[look % len(MARKERS)]
-        axes.errorbar(x, entry.mean, error, linestyle="", marker=marker, color=color, label=entry.name, capsize=3)
+        axes.errorbar(x, entry.mean, error, linestyle="", marker=marker, color=color, label=label, capsize=3)
     if max(xs) > 4 * min(xs):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,.10g}")
     axes.grid(alpha=0.3)

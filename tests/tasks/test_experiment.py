@@ -82,3 +82,22 @@ def test_multiply_adds_are_those_of_the_analyzer(name):
         model = MODELS.build(engine.load_config(f"classification/h1/{name}").model)
     expected = count_flops(model.net, (28, 28), in_chans=1).macs()
     assert experiment.macs(f"classification/h1/{name}") == pytest.approx(expected, rel=1e-3)
+
+
+def test_groups_have_plots_of_their_own(tmp_path):
+    def entry(name, value):
+        return experiment.Entry(name, 1, 10**6, [value, value + 1], [], 1.0, 1.0, "cpu")
+
+    entries = [entry("s6_short", 30.0), entry("attn_short", 28.0), entry("attn_long", 20.0)]
+    plain = experiment.Headline("seg/mIoU", "mIoU %", "highest")
+    grouped = experiment.Headline("seg/mIoU", "mIoU %", "highest", groups=("_short", "_long", "_huge"))
+    rows = [(group, [e.name for e in shown]) for group, shown in experiment._rows(entries, grouped)]
+    assert rows == [("_short", ["s6_short", "attn_short"]), ("_long", ["attn_long"])]
+    assert [experiment._network(e, grouped) for e in entries] == ["s6", "attn", "attn"]
+    assert [experiment._network(e, plain) for e in entries] == ["s6_short", "attn_short", "attn_long"]
+    heights = []
+    for headline in (plain, grouped):
+        experiment._draw(entries[:2] if headline is plain else entries, headline, tmp_path / "plot.png")
+        with Image.open(tmp_path / "plot.png") as image:
+            heights.append(image.height)
+    assert heights[1] > 1.5 * heights[0]

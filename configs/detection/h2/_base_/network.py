@@ -6,4 +6,5 @@ headline = {
     "label": "box AP50",
     "best": "highest",
     "others": {"coco/segm_mAP_50": "mask AP50"},
+    "groups": ["_short", "_long"],
 }
