@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -173,7 +174,10 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path):
     path.write_text(Row(A, "ok", batch=1, p50_ms=1.0, fingerprint=here).to_json() + "\n")
     command = [Path(sys.executable).with_name("mixerzoo"), "bench", "test_vit", "--input", "64", "--batch", "1,2"]
     command += ["--device", "cpu", "--threads", "1", "--budget", "600", "--output", path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # What a shell has started in the background ignores SIGINT, and so do its children: not this one.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, preexec_fn=heed) as process:
         told = []
         while not (told and told[-1].startswith("timing")):
             told.append(process.stderr.readline())
