@@ -208,5 +208,5 @@ def _create_on(name: str, device: torch.device, kwargs: dict[str, Any]) -> nn.Mo
         try:
             with device:
                 return timm.create_model(name, **kwargs)
-        except (NotImplementedError, RuntimeError):  # the constructor reads a tensor's values
+        except RuntimeError:  # the constructor reads a tensor's values; a real mistake is raised again, on the CPU
             return timm.create_model(name, **kwargs).to(device)

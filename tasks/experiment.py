@@ -336,7 +336,8 @@ def _draw(entries: Sequence[Entry], headline: Headline, path: Path) -> None:
     grid[-1, 1].set(xlabel=f"µs per image of a training step on {entries[0].device}")
     legend = {}
     for axes in grid[:, 0]:
-        legend |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        handles, labels = axes.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
     figure.legend(legend.values(), legend.keys(), loc="outside right upper")
     save_figure(figure, path)
 
@@ -356,8 +357,8 @@ def _rows(entries: Sequence[Entry], headline: Headline) -> list[tuple[str, Seque
 
 def _network(entry: Entry, headline: Headline) -> str:
     """Its name without the group."""
-    ends = [group for group in headline.groups if entry.name.endswith(group)]
-    return entry.name.removesuffix(ends[0]) if ends else entry.name
+    group = next((group for group in headline.groups if entry.name.endswith(group)), "")
+    return entry.name.removesuffix(group)
 
 
 def _scatter(

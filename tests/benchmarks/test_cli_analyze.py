@@ -129,6 +129,19 @@ def test_trust_without_fvcore_names_the_fix(monkeypatch):
     assert "pip install fvcore" in record.trust[1].note
 
 
+@pytest.mark.parametrize(("error", "said"), [(AssertionError(), "AssertionError"), (RuntimeError("one\ntwo"), "one")])
+def test_trust_says_why_fvcore_failed(monkeypatch, error, said):
+    pytest.importorskip("fvcore", reason="fvcore is a development extra")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("fvcore.nn.FlopCountAnalysis", fail)
+    (record,) = from_json(run("analyze", "resnet10t", "--trust", "--json", "--input", "64").stdout)
+    assert (record.trust[1].macs, record.trust[1].note) == (None, f"failed: {said}")
+    assert record.trust[0].macs > 0
+
+
 def test_output_is_written_atomically(tmp_path):
     path = tmp_path / "record.json"
     path.write_text("old")
