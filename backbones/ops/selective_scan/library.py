@@ -325,7 +325,9 @@ class SequenceScan(torch.autograd.Function):
         *tensors, checkpoints = ctx.saved_tensors
         dy = None if dout is None else dout.transpose(1, 2)
         dlast_state = None if dlast_state is None else dlast_state.unsqueeze(1)
-        du, ddelta, dA, dB, dC, dD, dz, dbias = _gradients(ctx, dy, dlast_state, _canonical(*tensors), checkpoints)
+        # Below autograd is nothing to record unless create_graph asks for it.
+        with nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd():
+            du, ddelta, dA, dB, dC, dD, dz, dbias = _gradients(ctx, dy, dlast_state, _canonical(*tensors), checkpoints)
         return (
             du.squeeze(2).transpose(1, 2),
             ddelta.squeeze(2).transpose(1, 2),
