@@ -86,6 +86,20 @@ INLINE void visit(const problem *p, int64_t code, int64_t start, int64_t steps, 
   }
 }
 
+/* A tile's rows of an activation. They are copied out of `tensor` before a loop that stores: the compiler would have to
+ * read the fields anew at each step, for all it knows they are what is stored. */
+typedef struct {
+  const char *first;
+  int64_t step, size;
+} row_bytes;
+
+/* Asks for a row's cache lines. The processor does not foresee them: a tile's rows are not neighbours. */
+INLINE void prefetch_row(row_bytes rows, int64_t pixel, int writing) {
+  const char *row = rows.first + pixel * rows.step;
+  PREFETCH(row, writing);
+  PREFETCH(row + rows.size - 1, writing);
+}
+
 #define REAL float
 #define REAL_DTYPE FLOAT32
 #define NAME(name) name##_float
@@ -254,13 +268,10 @@ INLINE void NAME(load_weights)(REAL *restrict weights, const tensor *x, const NA
     }
 }
 
-/* Asks for the cache lines of row s of the next chunk. The processor does not foresee them: a tile's rows are not
- * neighbours. */
-INLINE void NAME(prefetch_row)(const tensor *x, const NAME(tile) *t, int64_t s, int writing) {
+INLINE row_bytes NAME(locate_rows)(const tensor *x, const NAME(tile) *t) {
   const int64_t size = x->dtype == FLOAT64 ? 8 : x->dtype == FLOAT32 ? 4 : 2;
-  const char *row = x->data + (NAME(origin)(x, t) + t->ahead[s] * x->step) * size;
-  PREFETCH(row, writing);
-  PREFETCH(row + LANES * size - 1, writing);
+  row_bytes rows = {x->data + NAME(origin)(x, t) * size, x->step * size, LANES * size};
+  return rows;
 }
 
 INLINE REAL NAME(sigmoid)(REAL x) {
@@ -279,17 +290,20 @@ INLINE void NAME(load_chunk)(const problem *p, NAME(tile) *t, int64_t start, int
   NAME(load_rows)(t->dt, &p->delta, t);
   NAME(load_weights)(t->B, &p->B, t, p->states);
   NAME(load_weights)(t->C, &p->C, t, p->states);
+  const row_bytes u_rows = NAME(locate_rows)(&p->u, t), delta_rows = NAME(locate_rows)(&p->delta, t);
+  const row_bytes y_rows = NAME(locate_rows)(&p->y, t), dy_rows = NAME(locate_rows)(&p->dy, t);
+  const row_bytes du_rows = NAME(locate_rows)(&p->du, t), ddelta_rows = NAME(locate_rows)(&p->ddelta, t);
   for (int64_t s = 0; s < t->steps; s++) {
     REAL *dt = t->dt[s], *u = t->u[s], *dtu = t->dtu[s], *slope = t->slope[s];
     if (s < foreseen) {
-      NAME(prefetch_row)(&p->u, t, s, 0);
-      NAME(prefetch_row)(&p->delta, t, s, 0);
+      prefetch_row(u_rows, t->ahead[s], 0);
+      prefetch_row(delta_rows, t->ahead[s], 0);
       if (backward) {
-        NAME(prefetch_row)(&p->dy, t, s, 0);
-        NAME(prefetch_row)(&p->du, t, s, 1);
-        NAME(prefetch_row)(&p->ddelta, t, s, 1);
+        prefetch_row(dy_rows, t->ahead[s], 0);
+        prefetch_row(du_rows, t->ahead[s], 1);
+        prefetch_row(ddelta_rows, t->ahead[s], 1);
       } else {
-        NAME(prefetch_row)(&p->y, t, s, 1);
+        prefetch_row(y_rows, t->ahead[s], 1);
       }
     }
     if (!p->softplus) {
