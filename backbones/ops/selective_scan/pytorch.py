@@ -72,21 +72,44 @@ class _Span:
     x: torch.Tensor  # input of the state
 
 
-def _load(problem: _Problem, span: slice) -> _Span:
+def _load(problem: _Problem, span: slice, buffers: torch.Tensor) -> _Span:
+    """The span's inputs; a and x lie in the first two buffers."""
     u, p = problem.at(problem.u, span), problem.at(problem.delta, span)
     if problem.delta_bias is not None:
         p = p + problem.delta_bias
     dt = F.softplus(p) if problem.delta_softplus else p
     B, C = problem.at(problem.B, span), problem.at(problem.C, span)
-    a = _decays(dt, problem.A)
-    x = (_grouped(dt * u, B).unsqueeze(-1) * B.unsqueeze(-2)).flatten(3, 4)
+    a = _decays(dt, problem.A, out=_states(buffers[0], dt, B))
+    x = _outer(dt * u, B, out=_states(buffers[1], dt, B))
     return _Span(u, p, dt, B, C, a, x)
 
 
-def _decays(dt: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+def _buffers(count: int, spans: list[slice], batch: int, A: torch.Tensor) -> torch.Tensor:
+    """Memory for ``count`` times the states of a span, which all spans of a batch slice use.
+
+    In fresh memory of this size, which the allocator may take from the system and return each time, the first touch of
+    a page costs more than the arithmetic on it.
+    """
+    steps = max(span.stop - span.start for span in spans)
+    return A.new_empty(count, batch * steps * A.numel())
+
+
+def _states(buffer: torch.Tensor, dt: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """A view (B, Q, K, E, N) of a buffer, for dt (B, Q, K, E) and B (B, Q, K, G, N)."""
+    shape = (*dt.shape, B.shape[4])
+    return buffer[: math.prod(shape)].view(shape)
+
+
+def _decays(dt: torch.Tensor, A: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """exp(dt·A) of dt (..., K, E) and A (K, E, N) -> (..., K, E, N)."""
     # PyTorch's exp errs to one side just below 0, and a state that hardly decays adds that up; its exp2 does not.
-    return (dt.unsqueeze(-1) * (A / math.log(2))).exp2_()
+    return torch.mul(dt.unsqueeze(-1), A / math.log(2), out=out).exp2_()
+
+
+def _outer(x: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """x (B, Q, K, E) times weights (B, Q, K, G, N) of its channels' groups -> (B, Q, K, E, N)."""
+    torch.mul(_grouped(x, weights).unsqueeze(-1), weights.unsqueeze(-2), out=_grouped(out, weights))
+    return out
 
 
 def _grouped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -187,16 +210,20 @@ def forward(
     for part in _batch_slices(batch, A):
         gate = None if z is None else z[part]
         problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
-        for span in _spans(length, part.stop - part.start, A):
+        spans = _spans(length, part.stop - part.start, A)
+        buffers = _buffers(2, spans, part.stop - part.start, A)
+        for span in spans:
             if save_checkpoints:
                 checkpoints[part, span.start // CHUNK] = state[part]
-            state[part] = _forward_span(problem, span, state[part], y[part])
+            state[part] = _forward_span(problem, span, state[part], y[part], buffers)
     return y, state, checkpoints.flatten()
 
 
-def _forward_span(problem: _Problem, span: slice, state: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _forward_span(
+    problem: _Problem, span: slice, state: torch.Tensor, y: torch.Tensor, buffers: torch.Tensor
+) -> torch.Tensor:
     """Writes the span's rows of ``y`` (B, L, K, E); returns the state after it."""
-    it = _load(problem, span)
+    it = _load(problem, span, buffers)
     last = _recur(it.a, it.x, it.dt, problem.A, state)  # it.x now holds the states
     out = _read(it.x, it.C)
     if problem.D is not None:
@@ -243,9 +270,11 @@ def backward(
         gate = None if z is None else z[part]
         problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
         carry = A.new_zeros(problem.u.shape[0], *A.shape) if dlast_state is None else dlast_state[part]
-        for span in reversed(_spans(length, part.stop - part.start, A)):
+        spans = _spans(length, part.stop - part.start, A)
+        buffers = _buffers(4, spans, part.stop - part.start, A)
+        for span in reversed(spans):
             state = checkpoints[part, span.start // CHUNK]
-            carry = _backward_span(problem, span, state, dy[part], carry, grads.of(part))
+            carry = _backward_span(problem, span, state, dy[part], carry, grads.of(part), buffers)
     return grads.as_inputs(u, delta, B, C, z)
 
 
@@ -308,6 +337,7 @@ def _backward_span(
     dy: torch.Tensor,
     carry: torch.Tensor,
     grads: _Gradients,
+    buffers: torch.Tensor,
 ) -> torch.Tensor:
     """Adds the span's share to ``grads``.
 
@@ -318,11 +348,12 @@ def _backward_span(
         dy: (B, L, K, E).
         carry: (B, K, E, N), dL/dh of the span's last state through later steps.
         grads: accumulators.
+        buffers: four of `_buffers`.
 
     Returns:
         dL/dh of the state before the span.
     """
-    it, pixels = _load(problem, span), problem.pixels[:, span]
+    it, pixels = _load(problem, span, buffers), problem.pixels[:, span]
     _recur(it.a, it.x, it.dt, problem.A, state)
     h = it.x  # (B, Q, K, E, N)
     g = problem.at(dy, span)  # (B, Q, K, E)
@@ -336,16 +367,21 @@ def _backward_span(
         g = g * z * s
 
     # dL/dh of every step, last to first: λ_s = g_s·C_s + a_{s+1}·λ_{s+1}
-    lam = (_grouped(g, it.C).unsqueeze(-1) * it.C.unsqueeze(-2)).flatten(3, 4)  # (B, Q, K, E, N)
-    after = torch.cat([it.a[:, 1:], torch.ones_like(it.a[:, :1])], dim=1)
+    lam = _outer(g, it.C, out=_states(buffers[2], it.dt, it.C))  # (B, Q, K, E, N)
+    after = _states(buffers[3], it.dt, it.C)
+    after[:, :-1] = it.a[:, 1:]
+    after[:, -1] = 1
     dt_after = F.pad(it.dt[:, 1:], (0, 0, 0, 0, 0, 1))
     _recur(after, lam, dt_after, problem.A, carry, backwards=True)
 
     dtu = it.dt * it.u
-    before = torch.cat([state.unsqueeze(1), h[:, :-1]], dim=1)
+    carry = it.a[:, 0] * lam[:, 0]
+    before = after  # whose decays are done with
+    before[:, 0] = state
+    before[:, 1:] = h[:, :-1]
     flow = before.mul_(it.a).mul_(lam)  # λ_s·a_s·h_{s-1} = dL/d(log a_s)
     through_x = _read(lam, it.B)
-    ddt = (flow * problem.A).sum(-1).addcmul_(through_x, it.u)
+    ddt = torch.mul(flow, problem.A, out=it.a).sum(-1).addcmul_(through_x, it.u)
     dp = ddt * torch.where(it.p > 20, torch.ones_like(it.p), torch.sigmoid(it.p)) if problem.delta_softplus else ddt
     du = through_x * it.dt
     if problem.D is not None:
@@ -362,4 +398,4 @@ def _backward_span(
         _put(grads.u, pixels, du)
     else:
         _add(grads.u.squeeze(2), pixels, du)
-    return it.a[:, 0] * lam[:, 0]
+    return carry
