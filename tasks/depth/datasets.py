@@ -170,7 +170,7 @@ class NYULabeled(DepthFrames):
         key = f"{split}Ndxs"
         try:
             numbers = loadmat(splits)[key]
-        except (ValueError, KeyError, NotImplementedError) as error:  # the last: MATLAB 7.3, as the other file is
+        except (ValueError, KeyError, NotImplementedError) as error:  # scipy's for MATLAB 7.3, which the other file is
             raise ValueError(f"{splits}: expected NYU's splits.mat, with {key}: {error}") from error
         self.indices = [int(number) - 1 for number in numbers.ravel()]  # MATLAB counts from 1
         super().__init__(transform)

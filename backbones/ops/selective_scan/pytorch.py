@@ -84,14 +84,14 @@ def _load(problem: _Problem, span: slice, buffers: torch.Tensor) -> _Span:
     return _Span(u, p, dt, B, C, a, x)
 
 
-def _buffers(count: int, spans: list[slice], batch: int, A: torch.Tensor) -> torch.Tensor:
-    """Memory for ``count`` times the states of a span, which all spans of a batch slice use.
+def _buffers(count: int, tokens: int, A: torch.Tensor) -> torch.Tensor:
+    """Memory for ``count`` times the states of a span, which all spans of a call on ``tokens`` (B·L) use.
 
     In fresh memory of this size, which the allocator may take from the system and return each time, the first touch of
     a page costs more than the arithmetic on it.
     """
-    steps = max(span.stop - span.start for span in spans)
-    return A.new_empty(count, batch * steps * A.numel())
+    states = min(tokens * A.numel(), max(SPAN_ELEMENTS, CHUNK * A.numel()))
+    return A.new_empty(count, states)
 
 
 def _states(buffer: torch.Tensor, dt: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
@@ -207,12 +207,11 @@ def forward(
     checkpoints = A.new_zeros((batch, num_chunks(length), *A.shape) if save_checkpoints else (0,))
     y = torch.empty(delta.shape, dtype=out_dtype, device=u.device)
     pixels = route_pixels(routes, *grid, device=u.device)
+    buffers = _buffers(2, batch * length, A)
     for part in _batch_slices(batch, A):
         gate = None if z is None else z[part]
         problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
-        spans = _spans(length, part.stop - part.start, A)
-        buffers = _buffers(2, spans, part.stop - part.start, A)
-        for span in spans:
+        for span in _spans(length, part.stop - part.start, A):
             if save_checkpoints:
                 checkpoints[part, span.start // CHUNK] = state[part]
             state[part] = _forward_span(problem, span, state[part], y[part], buffers)
@@ -266,13 +265,12 @@ def backward(
     checkpoints = checkpoints.view(batch, num_chunks(length), *A.shape)
     pixels = route_pixels(routes, *grid, device=u.device)
     grads = _Gradients.zeros(u, delta, A, B, C, D, z, delta_bias)
+    buffers = _buffers(4, batch * length, A)
     for part in _batch_slices(batch, A):
         gate = None if z is None else z[part]
         problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
         carry = A.new_zeros(problem.u.shape[0], *A.shape) if dlast_state is None else dlast_state[part]
-        spans = _spans(length, part.stop - part.start, A)
-        buffers = _buffers(4, spans, part.stop - part.start, A)
-        for span in reversed(spans):
+        for span in reversed(_spans(length, part.stop - part.start, A)):
             state = checkpoints[part, span.start // CHUNK]
             carry = _backward_span(problem, span, state, dy[part], carry, grads.of(part), buffers)
     return grads.as_inputs(u, delta, B, C, z)
@@ -376,7 +374,7 @@ def _backward_span(
 
     dtu = it.dt * it.u
     carry = it.a[:, 0] * lam[:, 0]
-    before = after  # whose decays are done with
+    before = after  # from here on the memory of `after`, then that of `it.a`, serves other values
     before[:, 0] = state
     before[:, 1:] = h[:, :-1]
     flow = before.mul_(it.a).mul_(lam)  # λ_s·a_s·h_{s-1} = dL/d(log a_s)

@@ -73,9 +73,11 @@ def labeled(tmp_path):
         "depths": rng.random((6, 640, 480), np.float32) + 1,
         "rawDepths": rng.random((6, 640, 480), np.float32),
     }
-    with h5py.File(tmp_path / "labeled.mat", "w") as file:
+    with h5py.File(tmp_path / "labeled.mat", "w", userblock_size=512) as file:
         for name, array in arrays.items():
             file[name] = array
+    with open(tmp_path / "labeled.mat", "r+b") as file:  # before the HDF5 part, by which scipy knows MATLAB 7.3
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + bytes([0, 2]) + b"IM")
     savemat(tmp_path / "splits.mat", {"trainNdxs": [[1], [3], [4]], "testNdxs": [[2], [6]]})
     return tmp_path, arrays
 
