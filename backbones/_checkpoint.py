@@ -4,14 +4,18 @@ The official Vim and VMamba files hold an ``argparse.Namespace`` and a yacs node
 ``torch.load(weights_only=True)`` refuses them. Here every class that it does not know is replaced by an inert stand-in:
 it can be created and filled, has no code, and is thrown away with whatever is in it. What a stand-in cannot be is
 called. A pickle that calls something (``__reduce__``, the way to execute code) is refused by that name.
+
+Archives that hold programs are refused before anything of them is read: ``torch.load`` would hand TorchScript to
+``torch.jit.load``, which runs the archive's own ``__setstate__``, and would unpack PyTorch 0.1's tar files.
 """
 
 from __future__ import annotations
 
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -72,6 +76,40 @@ class _TensorsOnlyPickle:
         return _Unpickler(file, **kwargs).load()
 
 
+# What tells the other archives that PyTorch writes from a checkpoint, by the names in them.
+_PROGRAMS = {
+    "constants.pkl": "a TorchScript archive",
+    ".data/extern_modules": "a torch.package",
+    "archive_format": "a torch.export archive (.pt2)",
+}
+
+
+def _refuse_programs(file: IO[bytes]) -> None:
+    """Raises a ValueError if an open file is an archive with code in it. Looks at it with the reader ``torch.load``
+    uses itself, as two readers can find different names in one forged archive."""
+    start = file.read(4)
+    file.seek(0)
+    if start == b"PK\x03\x04":
+        records = set(torch._C.PyTorchFileReader(file).get_all_records())
+        kind = next((kind for name, kind in _PROGRAMS.items() if name in records), None)
+    else:
+        kind = "a tar archive of PyTorch 0.1" if _is_tar(file) else None
+    file.seek(0)
+    if kind:
+        raise ValueError(
+            f"it is {kind}, which can hold code; expected tensors alone. Save the model's state_dict() with torch.save "
+            "or safetensors where you trust the file"
+        )
+
+
+def _is_tar(file: IO[bytes]) -> bool:
+    try:
+        tarfile.open(fileobj=file, mode="r:").close()
+    except tarfile.TarError:
+        return False
+    return True
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads the tensors of a checkpoint file, on the CPU.
 
@@ -82,14 +120,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         The file's dictionaries with their tensors; anything else in them is left out.
 
     Raises:
-        ValueError: not a checkpoint, truncated, or a pickle that calls something; the message names the file and that.
+        ValueError: not a checkpoint, truncated, an archive with code, or a pickle that calls something; the message
+            names the file and that.
         OSError: the file cannot be read.
     """
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnlyPickle)
+        with path.open("rb") as file:
+            _refuse_programs(file)
+            content = torch.load(file, map_location="cpu", weights_only=False, pickle_module=_TensorsOnlyPickle)
     except OSError:
         raise
     except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, KeyError, ValueError) as error:

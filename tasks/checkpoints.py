@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -106,8 +107,29 @@ def load_from_file(filename: str, map_location: Any = "cpu", **unused: Any) -> M
     return {"state_dict": content.get("model", content)}
 
 
+def load_from_url(filename: str, map_location: Any = "cpu", **unused: Any) -> Mapping[str, Any]:
+    """As `load_from_file`, of a file that is first downloaded into PyTorch Hub's folder, if it is not there yet."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(filename).path).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(filename, str(path))
+    return load_from_file(str(path), map_location)
+
+
+def _refuse_scheme(filename: str, **unused: Any) -> Mapping[str, Any]:
+    raise ValueError(
+        f"{filename}: expected a checkpoint's path or its https:// address; no other scheme is read safely"
+    )
+
+
 def use_safe_loader() -> None:
-    """Makes every local file that mmengine loads in this process go through `read_checkpoint`."""
+    """Makes every checkpoint that mmengine loads in this process go through `read_checkpoint`.
+
+    Its own loaders fall back to executing what is pickled.
+    """
+    for scheme in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(prefixes=scheme, loader=_refuse_scheme, force=True)
+    CheckpointLoader.register_scheme(prefixes=("http://", "https://"), loader=load_from_url, force=True)
     CheckpointLoader.register_scheme(prefixes="", loader=load_from_file, force=True)
 
 

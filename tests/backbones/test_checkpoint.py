@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import pickle
 import sys
+import tarfile
 import types
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.package
 from click.testing import CliRunner
 from mixerzoo.backbones._checkpoint import convert, read_checkpoint
 from mixerzoo.benchmarks.cli import main
@@ -131,6 +135,91 @@ def test_a_file_that_calls_something_is_refused_by_name(name, golden, function, 
     with pytest.raises(ValueError, match=rf"evil\.pth: .*it calls \w+.*\.{function.__name__}"):
         load(name, Path("evil.pth"))
     assert sorted(path.name for path in Path().iterdir()) == ["evil.pth"]
+
+
+class Touches(torch.nn.Module):
+    """Its TorchScript archive makes a file when it is opened, by a function that TorchScript allows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.zeros(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.weight
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        made = torch.from_file("executed", shared=True, size=2)  # used below, or the compiler would leave it out
+        self.weight, self.training = state[0] + made, state[1]
+
+
+def save_torchscript(path: Path) -> None:
+    torch.jit.script(Touches()).save(path)
+
+
+def save_package(path: Path) -> None:
+    with torch.package.PackageExporter(path) as archive:
+        archive.save_source_string("evil", "open('executed', 'w')")
+        archive.save_pickle("model", "model.pkl", {"weight": torch.zeros(2)})
+
+
+def save_exported(path: Path) -> None:
+    with path.open("wb") as file:
+        torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), file)
+
+
+def save_tar(path: Path) -> None:
+    """The layout of PyTorch 0.1: three pickles in a tar."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("storages", "tensors", "pickle"):
+            content = pickle.dumps(Calls(open, "executed", "w"))
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+PROGRAMS = {
+    "TorchScript": save_torchscript,
+    r"torch\.package": save_package,
+    r"torch\.export": save_exported,
+    "tar archive": save_tar,
+}
+programs = pytest.mark.parametrize(("kind", "save"), PROGRAMS.items(), ids=["torchscript", "package", "export", "tar"])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory; what a file's own code would make appears in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_archive_would_run_its_code(folder):
+    save_torchscript(folder / "evil.pth")
+    torch.jit.load(folder / "evil.pth")
+    assert (folder / "executed").exists()
+
+
+@programs
+@pytest.mark.unpoisoned
+def test_archives_with_code_are_refused_before_anything_of_them_runs(kind, save, folder):
+    path = folder / "evil.pth"
+    save(path)
+    (folder / "executed").unlink(missing_ok=True)
+    for read in (
+        read_checkpoint,
+        lambda path: convert(path, folder / "out.safetensors"),
+        lambda path: load("mambaout_femto_gatedcnn", path),
+        lambda path: load("vim_tiny_patch16_224", path),
+        lambda path: load("vmamba_tiny_s1l8", path),
+    ):
+        with pytest.raises(ValueError, match=rf"evil\.pth: .*it is a .*{kind}.* can hold code"):
+            read(path)
+    assert [path.name for path in folder.iterdir()] == ["evil.pth"]
 
 
 def test_tensors_come_back_as_they_were(tmp_path):

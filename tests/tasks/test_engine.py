@@ -16,9 +16,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mixerzoo.tasks import engine, overhead
-from mixerzoo.tasks.checkpoints import newest_checkpoint, read_checkpoint, write_atomically
+from mixerzoo.tasks.checkpoints import (
+    load_from_url,
+    newest_checkpoint,
+    read_checkpoint,
+    use_safe_loader,
+    write_atomically,
+)
 from mixerzoo.tasks.classification.data import read_idx
 from mixerzoo.tasks.cli import main
+from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 
 from .conftest import CONFIG, DATA, SMALL, as_arguments
@@ -247,17 +254,41 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "pickle"])
-def test_a_malicious_checkpoint_executes_nothing(tmp_path, small, data, legacy):
+class Script(torch.nn.Module):
+    """Its TorchScript archive makes a file named "executed" when ``torch.load`` opens it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.zeros(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.weight
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        made = torch.from_file("executed", shared=True, size=2)
+        self.weight, self.training = state[0] + made, state[1]
+
+
+@pytest.mark.parametrize("kind", ["zip", "pickle", "torchscript"])
+def test_a_malicious_checkpoint_executes_nothing(tmp_path, small, data, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     target = tmp_path / "executed"
     content = {"state_dict": {"x": torch.zeros(2)}, "meta": {"epoch": 1, "iter": 1, "bomb": Bomb(target)}}
     folder = tmp_path / "run"
     folder.mkdir()
     path = folder / "epoch_1.pth"
-    if legacy:
+    if kind == "pickle":
         path.write_bytes(pickle.dumps(content))
-    else:
+    elif kind == "zip":
         torch.save(content, path)
+    else:
+        torch.jit.script(Script()).save(path)
+        target.unlink(missing_ok=True)
     for attempt in (
         lambda: engine.train(CONFIG, folder, resume=True, options=small, data=data),
         lambda: engine.train(CONFIG, tmp_path / "other", options={**small, "load_from": str(path)}, data=data),
@@ -269,6 +300,25 @@ def test_a_malicious_checkpoint_executes_nothing(tmp_path, small, data, legacy):
         assert not target.exists()
     pickle.loads(pickle.dumps(Bomb(target)))  # the bomb is live
     assert target.exists()
+
+
+@pytest.mark.parametrize("address", ["modelzoo://resnet50", "open-mmlab://resnet50", "s3://bucket/file.pth"])
+def test_addresses_whose_loaders_execute_pickles_are_refused(address):
+    use_safe_loader()
+    with pytest.raises(ValueError, match=f"{address}: expected a checkpoint's path or its https"):
+        CheckpointLoader.load_checkpoint(address)
+
+
+def test_a_downloaded_checkpoint_is_read_safely(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    use_safe_loader()
+    source = tmp_path / "source.pth"
+    torch.save({"state_dict": {"x": torch.ones(2)}, "bomb": Bomb(tmp_path / "executed")}, source)
+    with pytest.raises(ValueError, match="it calls"):
+        load_from_url(source.as_uri())
+    assert not (tmp_path / "executed").exists()
+    torch.save({"state_dict": {"x": torch.ones(2)}}, tmp_path / "good.pth")
+    assert load_from_url((tmp_path / "good.pth").as_uri())["state_dict"]["x"].tolist() == [1, 1]
 
 
 def test_a_config_inside_a_checkpoint_is_not_run(tmp_path, small, data):
