@@ -116,10 +116,8 @@ def load_from_url(filename: str, map_location: Any = "cpu", **unused: Any) -> Ma
     return load_from_file(str(path), map_location)
 
 
-def _refuse_scheme(filename: str, **unused: Any) -> Mapping[str, Any]:
-    raise ValueError(
-        f"{filename}: expected a checkpoint's path or its https:// address; no other scheme is read safely"
-    )
+def _refuse_scheme(filename: str, map_location: Any = None) -> Mapping[str, Any]:
+    raise ValueError(f"{filename}: expected a checkpoint's path or its https:// address; others are not read safely")
 
 
 def use_safe_loader() -> None:
