@@ -1,9 +1,9 @@
 """What every training has in common."""
 
-default_hooks = {
-    "logger": {"type": "LoggerHook", "interval": 50},
-    "checkpoint": {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 2},
-}
-visualizer = {"type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]}
-env_cfg = {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}, "dist_cfg": {"backend": "nccl"}}
-randomness = {"seed": 0}
+default_hooks = dict(
+    logger=dict(type="LoggerHook", interval=50),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
+)
+visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
+env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
+randomness = dict(seed=0)

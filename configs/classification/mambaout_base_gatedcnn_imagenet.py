@@ -5,4 +5,4 @@ torchrun --standalone --nproc_per_node=8 -m mixerzoo.tasks.cli \\
 """
 
 _base_ = "_base_/mambaout_imagenet.py"
-model = {"net": {"name": "mambaout_base_gatedcnn", "drop_path_rate": 0.6}}
+model = dict(net=dict(name="mambaout_base_gatedcnn", drop_path_rate=0.6))

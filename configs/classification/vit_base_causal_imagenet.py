@@ -7,4 +7,4 @@ Its fully visible counterpart, DeiT-Base with 81.8 %: --cfg-options model.net.na
 """
 
 _base_ = "_base_/deit_imagenet.py"
-model = {"net": {"name": "vit_base_patch16_224_causal", "drop_path_rate": 0.1}}
+model = dict(net=dict(name="vit_base_patch16_224_causal", drop_path_rate=0.1))

@@ -5,4 +5,4 @@ torchrun --standalone --nproc_per_node=8 -m mixerzoo.tasks.cli \\
 """
 
 _base_ = "_base_/vmamba_imagenet.py"
-model = {"net": {"name": "vmamba_base_s2l15", "drop_path_rate": 0.6}}
+model = dict(net=dict(name="vmamba_base_s2l15", drop_path_rate=0.6))

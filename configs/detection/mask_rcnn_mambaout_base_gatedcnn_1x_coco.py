@@ -8,12 +8,12 @@ Drop path is that of the ImageNet training: the paper names none for detection.
 """
 
 _base_ = "_base_/mask_rcnn_1x.py"
-model = {
-    "backbone": {
-        "name": "mambaout_base_gatedcnn",
-        "norm_outputs": True,
-        "drop_path_rate": 0.6,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "neck": {"in_channels": [128, 256, 512, 768]},
-}
+model = dict(
+    backbone=dict(
+        name="mambaout_base_gatedcnn",
+        norm_outputs=True,
+        drop_path_rate=0.6,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 768]),
+)

@@ -6,12 +6,12 @@ M, 496 GMACs, box AP 46.9, mask AP 42.3.
 """
 
 _base_ = "_base_/mask_rcnn_1x.py"
-model = {
-    "backbone": {
-        "name": "swin_base_patch4_window7_224.ms_in1k",
-        "norm_outputs": True,
-        "drop_path_rate": 0.3,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "neck": {"in_channels": [128, 256, 512, 1024]},
-}
+model = dict(
+    backbone=dict(
+        name="swin_base_patch4_window7_224.ms_in1k",
+        norm_outputs=True,
+        drop_path_rate=0.3,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

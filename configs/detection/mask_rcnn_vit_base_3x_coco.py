@@ -8,14 +8,14 @@ global in every block, and size and schedule are those that all backbones here a
 """
 
 _base_ = "_base_/mask_rcnn_3x.py"
-model = {
-    "backbone": {
-        "name": "deit_base_patch16_224.fb_in1k",
-        "pyramid": True,
-        "norm_outputs": True,
-        "drop_path_rate": 0.1,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "neck": {"in_channels": [192, 384, 768, 768]},
-}
-optim_wrapper = {"optimizer": {"layer_decay": 0.7}}
+model = dict(
+    backbone=dict(
+        name="deit_base_patch16_224.fb_in1k",
+        pyramid=True,
+        norm_outputs=True,
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    neck=dict(in_channels=[192, 384, 768, 768]),
+)
+optim_wrapper = dict(optimizer=dict(layer_decay=0.7))

@@ -6,12 +6,12 @@ AP 49.2, mask AP 44.1.
 """
 
 _base_ = "_base_/mask_rcnn_1x.py"
-model = {
-    "backbone": {
-        "name": "vmamba_base_s2l15",
-        "norm_outputs": True,
-        "drop_path_rate": 0.6,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "neck": {"in_channels": [128, 256, 512, 1024]},
-}
+model = dict(
+    backbone=dict(
+        name="vmamba_base_s2l15",
+        norm_outputs=True,
+        drop_path_rate=0.6,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

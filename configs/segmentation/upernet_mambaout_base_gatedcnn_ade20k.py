@@ -12,13 +12,13 @@ _base_ = [
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",
 ]
-optim_wrapper = {"optimizer": {"lr": 1e-4}}
-model = {
-    "backbone": {
-        "name": "mambaout_base_gatedcnn",
-        "drop_path_rate": 0.6,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "decode_head": {"in_channels": [128, 256, 512, 768]},
-    "auxiliary_head": {"in_channels": 512},
-}
+optim_wrapper = dict(optimizer=dict(lr=1e-4))
+model = dict(
+    backbone=dict(
+        name="mambaout_base_gatedcnn",
+        drop_path_rate=0.6,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 768]),
+    auxiliary_head=dict(in_channels=512),
+)

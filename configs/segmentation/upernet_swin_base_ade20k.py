@@ -11,13 +11,13 @@ _base_ = [
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",
 ]
-optim_wrapper = {"optimizer": {"lr": 6e-5}}
-model = {
-    "backbone": {
-        "name": "swin_base_patch4_window7_224.ms_in1k",
-        "drop_path_rate": 0.3,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "decode_head": {"in_channels": [128, 256, 512, 1024]},
-    "auxiliary_head": {"in_channels": 512},
-}
+optim_wrapper = dict(optimizer=dict(lr=6e-5))
+model = dict(
+    backbone=dict(
+        name="swin_base_patch4_window7_224.ms_in1k",
+        drop_path_rate=0.3,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)

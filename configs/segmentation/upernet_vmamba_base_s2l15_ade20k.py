@@ -11,13 +11,13 @@ _base_ = [
     "_base_/ade20k.py",
     "_base_/schedule_160k.py",
 ]
-optim_wrapper = {"optimizer": {"lr": 6e-5}}
-model = {
-    "backbone": {
-        "name": "vmamba_base_s2l15",
-        "drop_path_rate": 0.6,
-        "init_cfg": {"type": "Pretrained", "checkpoint": "timm"},
-    },
-    "decode_head": {"in_channels": [128, 256, 512, 1024]},
-    "auxiliary_head": {"in_channels": 512},
-}
+optim_wrapper = dict(optimizer=dict(lr=6e-5))
+model = dict(
+    backbone=dict(
+        name="vmamba_base_s2l15",
+        drop_path_rate=0.6,
+        init_cfg=dict(type="Pretrained", checkpoint="timm"),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)

@@ -6,12 +6,12 @@ weights are validated and stored; the published figures are of the weights thems
 """
 
 _base_ = ["../../_base_/runtime.py", "classification.py", "imagenet.py"]
-train_dataloader = {"sampler": {"repeats": 3}, "dataset": {"transform": {"color_jitter": 0.3}}}
-train_cfg = {"max_epochs": 300}
-auto_scale_lr = {"enable": True, "base_batch_size": 1024}
-custom_hooks = [{"type": "EMAHook", "ema_type": "ExponentialMovingAverage", "momentum": 1 - 0.99996}]
-optim_wrapper = {"optimizer": {"lr": 1e-3}}
+train_dataloader = dict(sampler=dict(repeats=3), dataset=dict(transform=dict(color_jitter=0.3)))
+train_cfg = dict(max_epochs=300)
+auto_scale_lr = dict(enable=True, base_batch_size=1024)
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1 - 0.99996)]
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 1e-6 / 1e-3, "by_epoch": True, "begin": 0, "end": 5},
-    {"type": "CosineAnnealingLR", "eta_min_ratio": 1e-5 / 1e-3, "by_epoch": True, "begin": 5, "end": 300},
+    dict(type="LinearLR", start_factor=1e-6 / 1e-3, by_epoch=True, begin=0, end=5),
+    dict(type="CosineAnnealingLR", eta_min_ratio=1e-5 / 1e-3, by_epoch=True, begin=5, end=300),
 ]

@@ -6,13 +6,13 @@ warm-up; here it begins after it, which differs by less than 1.1 % of the rate.
 """
 
 _base_ = ["../../_base_/runtime.py", "classification.py", "imagenet.py"]
-train_dataloader = {"batch_size": 512}
-val_dataloader = {"dataset": {"transform": {"crop_pct": 1.0}}}
+train_dataloader = dict(batch_size=512)
+val_dataloader = dict(dataset=dict(transform=dict(crop_pct=1.0)))
 test_dataloader = val_dataloader
-train_cfg = {"max_epochs": 310}
-auto_scale_lr = {"enable": True, "base_batch_size": 4096}
-optim_wrapper = {"optimizer": {"lr": 4e-3}}
+train_cfg = dict(max_epochs=310)
+auto_scale_lr = dict(enable=True, base_batch_size=4096)
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 1e-6 / 4e-3, "by_epoch": True, "begin": 0, "end": 20},
-    {"type": "CosineAnnealingLR", "eta_min_ratio": 1e-5 / 4e-3, "by_epoch": True, "begin": 20, "end": 300},
+    dict(type="LinearLR", start_factor=1e-6 / 4e-3, by_epoch=True, begin=0, end=20),
+    dict(type="CosineAnnealingLR", eta_min_ratio=1e-5 / 4e-3, by_epoch=True, begin=20, end=300),
 ]

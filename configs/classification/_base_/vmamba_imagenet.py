@@ -6,25 +6,25 @@ and stored; mixed precision (add --amp bfloat16 or float16).
 """
 
 _base_ = ["../../_base_/runtime.py", "classification.py", "imagenet.py"]
-train_cfg = {"max_epochs": 300}
-auto_scale_lr = {"enable": True, "base_batch_size": 1024}
-custom_hooks = [{"type": "EMAHook", "ema_type": "ExponentialMovingAverage", "momentum": 1 - 0.9999}]
-optim_wrapper = {"optimizer": {"lr": 1e-3}, "clip_grad": {"max_norm": 5.0}}
+train_cfg = dict(max_epochs=300)
+auto_scale_lr = dict(enable=True, base_batch_size=1024)
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1 - 0.9999)]
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
-    {
-        "type": "LinearLR",
-        "start_factor": 1e-6 / 1e-3,
-        "by_epoch": True,
-        "begin": 0,
-        "end": 20,
-        "convert_to_iter_based": True,
-    },
-    {
-        "type": "CosineAnnealingLR",
-        "eta_min_ratio": 1e-5 / 1e-3,
-        "by_epoch": True,
-        "begin": 20,
-        "end": 300,
-        "convert_to_iter_based": True,
-    },
+    dict(
+        type="LinearLR",
+        start_factor=1e-6 / 1e-3,
+        by_epoch=True,
+        begin=0,
+        end=20,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min_ratio=1e-5 / 1e-3,
+        by_epoch=True,
+        begin=20,
+        end=300,
+        convert_to_iter_based=True,
+    ),
 ]

@@ -8,14 +8,14 @@ other one and is not registered to it, so edges of the ground truth are off by s
 """
 
 _base_ = "small.py"
-_dataset = {"type": "RGBDFolder", "root": "data/castel"}
-train_dataloader = {"batch_size": 4, "dataset": {**_dataset, "part": (0, 20)}}
-val_dataloader = test_dataloader = {"dataset": {**_dataset, "part": (20, 30)}}
-val_evaluator = test_evaluator = {"type": "DepthScore", "protocol": "plain"}
+_dataset = dict(type="RGBDFolder", root="data/castel")
+train_dataloader = dict(batch_size=4, dataset=dict(**_dataset, part=(0, 20)))
+val_dataloader = test_dataloader = dict(dataset=dict(**_dataset, part=(20, 30)))
+val_evaluator = test_evaluator = dict(type="DepthScore", protocol="plain")
 
-train_cfg = {"max_epochs": 40, "val_interval": 10}
-optim_wrapper = {"optimizer": {"lr": 5e-4}, "clip_grad": {"max_norm": 1.0}}
+train_cfg = dict(max_epochs=40, val_interval=10)
+optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 10},
-    {"type": "CosineAnnealingLR", "eta_min_ratio": 0.01, "by_epoch": True, "begin": 0, "convert_to_iter_based": True},
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=10),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=0, convert_to_iter_based=True),
 ]

@@ -7,24 +7,24 @@ trained on 1.4 million pictures, with the same kind of loss.
 """
 
 _base_ = "kitti.py"
-model = {"loss": {"name": "silog", "lam": 0.85, "weight": 1.0}}
-train_cfg = {"max_epochs": 24}
-auto_scale_lr = {"enable": True, "base_batch_size": 16}
-optim_wrapper = {"optimizer": {"lr": 1e-4, "network_scale": 0.1}, "clip_grad": {"max_norm": 35.0}}
+model = dict(loss=dict(name="silog", lam=0.85, weight=1.0))
+train_cfg = dict(max_epochs=24)
+auto_scale_lr = dict(enable=True, base_batch_size=16)
+optim_wrapper = dict(optimizer=dict(lr=1e-4, network_scale=0.1), clip_grad=dict(max_norm=35.0))
 param_scheduler = [
-    {
-        "type": "LinearLR",
-        "start_factor": 1 / 25,
-        "by_epoch": True,
-        "begin": 0,
-        "end": 7.2,
-        "convert_to_iter_based": True,
-    },
-    {
-        "type": "CosineAnnealingLR",
-        "eta_min_ratio": 1 / 2500,
-        "by_epoch": True,
-        "begin": 7.2,
-        "convert_to_iter_based": True,
-    },
+    dict(
+        type="LinearLR",
+        start_factor=1 / 25,
+        by_epoch=True,
+        begin=0,
+        end=7.2,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min_ratio=1 / 2500,
+        by_epoch=True,
+        begin=7.2,
+        convert_to_iter_based=True,
+    ),
 ]

@@ -6,31 +6,31 @@ Test: the KB crop pasted into the whole picture, Garg crop, a cap of 80 m (proto
 """
 
 _base_ = ["../../_base_/runtime.py", "depth.py"]
-_convention = {"height": 352, "width": 1216, "kb_crop": True}
-_loader = {"num_workers": 8, "persistent_workers": True, "collate_fn": {"type": "default_collate"}}
-_dataset = {"type": "KITTI", "root": "data/kitti", "depth_root": "data_depth_annotated"}
+_convention = dict(height=352, width=1216, kb_crop=True)
+_loader = dict(num_workers=8, persistent_workers=True, collate_fn=dict(type="default_collate"))
+_dataset = dict(type="KITTI", root="data/kitti", depth_root="data_depth_annotated")
 
-model = {"convention": _convention, "depth_range": (1e-3, 80.0)}
-train_dataloader = {
+model = dict(convention=_convention, depth_range=(1e-3, 80.0))
+train_dataloader = dict(
     **_loader,
-    "batch_size": 8,
-    "pin_memory": True,
-    "drop_last": True,
-    "sampler": {"type": "SeededSampler", "shuffle": True},
-    "dataset": {
+    batch_size=8,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type="SeededSampler", shuffle=True),
+    dataset=dict(
         **_dataset,
-        "files": "eigen_train_files_with_gt.txt",
-        "transform": {"type": "kitti_training", "convention": _convention},
-    },
-}
-val_dataloader = test_dataloader = {
+        files="eigen_train_files_with_gt.txt",
+        transform=dict(type="kitti_training", convention=_convention),
+    ),
+)
+val_dataloader = test_dataloader = dict(
     **_loader,
-    "batch_size": 1,  # KITTI's pictures differ in size
-    "sampler": {"type": "DefaultSampler", "shuffle": False},
-    "dataset": {
+    batch_size=1,  # KITTI's pictures differ in size
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
         **_dataset,
-        "files": "eigen_test_files_with_gt.txt",
-        "transform": {"type": "evaluation", "convention": _convention},
-    },
-}
-val_evaluator = test_evaluator = {"type": "DepthScore", "protocol": "kitti_bts"}
+        files="eigen_test_files_with_gt.txt",
+        transform=dict(type="evaluation", convention=_convention),
+    ),
+)
+val_evaluator = test_evaluator = dict(type="DepthScore", protocol="kitti_bts")

@@ -7,4 +7,4 @@ python -m mixerzoo.tasks.depth.synthetic data/depth_rooms_16000 --train 16000 --
 """
 
 _base_ = "synthetic.py"
-train_dataloader = {"dataset": {"root": "data/depth_rooms_16000"}}
+train_dataloader = dict(dataset=dict(root="data/depth_rooms_16000"))

@@ -1,20 +1,20 @@
 """What all detection has in common: mmdet's scope, what is registered, who checks and predicts, loops, AdamW."""
 
-custom_imports = {"imports": ["mixerzoo.tasks.engine", "mixerzoo.tasks.detection.model", "mixerzoo.tasks.detection"]}
+custom_imports = dict(imports=["mixerzoo.tasks.engine", "mixerzoo.tasks.detection.model", "mixerzoo.tasks.detection"])
 default_scope = "mmdet"
 checker = "mixerzoo.tasks.detection.check"
 predictor = "mixerzoo.tasks.detection.predict"
-headline = {
-    "metric": "coco/bbox_mAP",
-    "label": "box AP",
-    "best": "highest",
-    "others": {"coco/bbox_mAP_50": "box AP50", "coco/segm_mAP": "mask AP"},
-}
+headline = dict(
+    metric="coco/bbox_mAP",
+    label="box AP",
+    best="highest",
+    others={"coco/bbox_mAP_50": "box AP50", "coco/segm_mAP": "mask AP"},
+)
 
-train_cfg = {"type": "EpochBasedTrainLoop"}
-val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}
-optim_wrapper = {
-    "type": "OptimWrapper",
-    "constructor": "TimmOptimWrapperConstructor",
-    "optimizer": {"opt": "adamw", "weight_decay": 0.05},
-}
+train_cfg = dict(type="EpochBasedTrainLoop")
+val_cfg, test_cfg = dict(type="ValLoop"), dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    constructor="TimmOptimWrapperConstructor",
+    optimizer=dict(opt="adamw", weight_decay=0.05),
+)

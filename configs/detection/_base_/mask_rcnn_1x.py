@@ -6,9 +6,9 @@ official repository at 2ed52ea) and MambaOut's (arXiv 2405.07992, section 4.2; i
 """
 
 _base_ = ["../../_base_/runtime.py", "detection.py", "mask_rcnn.py", "coco.py"]
-train_cfg = {"max_epochs": 12}
-optim_wrapper = {"optimizer": {"lr": 1e-4}}
+train_cfg = dict(max_epochs=12)
+optim_wrapper = dict(optimizer=dict(lr=1e-4))
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": 1000},
-    {"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": 12, "milestones": [8, 11], "gamma": 0.1},
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=1000),
+    dict(type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
 ]

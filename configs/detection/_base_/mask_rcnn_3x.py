@@ -8,28 +8,28 @@ _base_ = "mask_rcnn_1x.py"
 
 
 def _resize(short_sides):
-    return {"type": "RandomChoiceResize", "scales": [(side, 1333) for side in short_sides], "keep_ratio": True}
+    return dict(type="RandomChoiceResize", scales=[(side, 1333) for side in short_sides], keep_ratio=True)
 
 
-_crop = {"type": "RandomCrop", "crop_type": "absolute_range", "crop_size": (384, 600), "allow_negative_crop": True}
+_crop = dict(type="RandomCrop", crop_type="absolute_range", crop_size=(384, 600), allow_negative_crop=True)
 _sides = range(480, 801, 32)
 
-train_dataloader = {
-    "dataset": {
-        "pipeline": [
-            {"type": "LoadImageFromFile"},
-            {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
-            {"type": "RandomFlip", "prob": 0.5},
-            {
-                "type": "RandomChoice",
-                "transforms": [[_resize(_sides)], [_resize((400, 500, 600)), _crop, _resize(_sides)]],
-            },
-            {"type": "PackDetInputs"},
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+            dict(type="RandomFlip", prob=0.5),
+            dict(
+                type="RandomChoice",
+                transforms=[[_resize(_sides)], [_resize((400, 500, 600)), _crop, _resize(_sides)]],
+            ),
+            dict(type="PackDetInputs"),
         ]
-    }
-}
-train_cfg = {"max_epochs": 36}
+    )
+)
+train_cfg = dict(max_epochs=36)
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": 1000},
-    {"type": "MultiStepLR", "by_epoch": True, "begin": 0, "end": 36, "milestones": [27, 33], "gamma": 0.1},
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=1000),
+    dict(type="MultiStepLR", by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1),
 ]

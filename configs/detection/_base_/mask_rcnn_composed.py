@@ -15,78 +15,78 @@ _root = "data/composed_128/coco"
 _classes = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_norm = {"type": "GN", "num_groups": 8, "requires_grad": True}
-_dataset = {"data_root": _root, "metainfo": {"classes": _classes}}
-_annotations = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
-_loader = {"num_workers": 1, "persistent_workers": True}
+_norm = dict(type="GN", num_groups=8, requires_grad=True)
+_dataset = dict(data_root=_root, metainfo=dict(classes=_classes))
+_annotations = dict(type="LoadAnnotations", with_bbox=True, with_mask=True)
+_loader = dict(num_workers=1, persistent_workers=True)
 
-model = {
-    "backbone": {"norm_outputs": True},
-    "neck": {"out_channels": 64, "num_outs": 4, "norm_cfg": _norm},
-    "rpn_head": {
-        "in_channels": 64,
-        "feat_channels": 64,
-        "anchor_generator": {"scales": [4], "strides": [4, 8, 16, 32]},
-    },
-    "roi_head": {
-        "bbox_roi_extractor": {"out_channels": 64, "finest_scale": 20},
-        "bbox_head": {"in_channels": 64, "fc_out_channels": 256, "num_classes": 10},
-        "mask_roi_extractor": {"out_channels": 64, "finest_scale": 20},
-        "mask_head": {
-            "num_convs": 2,
-            "in_channels": 64,
-            "conv_out_channels": 64,
-            "num_classes": 10,
-            "norm_cfg": _norm,
-        },
-    },
-    "train_cfg": {
-        "rpn": {"sampler": {"num": 128}},
-        "rpn_proposal": {"nms_pre": 400, "max_per_img": 200},
-        "rcnn": {"sampler": {"num": 64}},
-    },
-    "test_cfg": {"rpn": {"nms_pre": 400, "max_per_img": 200}},
-}
-train_dataloader = {
+model = dict(
+    backbone=dict(norm_outputs=True),
+    neck=dict(out_channels=64, num_outs=4, norm_cfg=_norm),
+    rpn_head=dict(
+        in_channels=64,
+        feat_channels=64,
+        anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=20),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
+        mask_roi_extractor=dict(out_channels=64, finest_scale=20),
+        mask_head=dict(
+            num_convs=2,
+            in_channels=64,
+            conv_out_channels=64,
+            num_classes=10,
+            norm_cfg=_norm,
+        ),
+    ),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=128)),
+        rpn_proposal=dict(nms_pre=400, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=400, max_per_img=200)),
+)
+train_dataloader = dict(
     **_loader,
-    "batch_size": 4,
-    "drop_last": True,
-    "batch_sampler": None,
-    "dataset": {
+    batch_size=4,
+    drop_last=True,
+    batch_sampler=None,
+    dataset=dict(
         **_dataset,
-        "pipeline": [
-            {"type": "LoadImageFromFile"},
+        pipeline=[
+            dict(type="LoadImageFromFile"),
             _annotations,
-            {"type": "RandomFlip", "prob": 0.5},
-            {"type": "PackDetInputs"},
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PackDetInputs"),
         ],
-    },
-}
-val_dataloader = {
+    ),
+)
+val_dataloader = dict(
     **_loader,
-    "batch_size": 4,
-    "dataset": {
+    batch_size=4,
+    dataset=dict(
         **_dataset,
-        "pipeline": [
-            {"type": "LoadImageFromFile"},
-            {"type": "Resize", "scale_factor": 1.0},  # mmdet wants to know by how much pictures were scaled
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale_factor=1.0),  # mmdet wants to know by how much pictures were scaled
             _annotations,
-            {
-                "type": "PackDetInputs",
-                "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-            },
+            dict(
+                type="PackDetInputs",
+                meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+            ),
         ],
-    },
-}
+    ),
+)
 test_dataloader = val_dataloader
-val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
+val_evaluator = dict(ann_file=f"{_root}/annotations/instances_val2017.json")
 test_evaluator = val_evaluator
 
 analyze_sizes = [(128, 128)]
-auto_scale_lr = {"enable": False}
-train_cfg = {"max_epochs": 5}
-optim_wrapper = {"optimizer": {"lr": 4e-4, "fused": True}, "clip_grad": {"max_norm": 5.0}}
+auto_scale_lr = dict(enable=False)
+train_cfg = dict(max_epochs=5)
+optim_wrapper = dict(optimizer=dict(lr=4e-4, fused=True), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 200},
-    {"type": "CosineAnnealingLR", "eta_min_ratio": 0.01, "by_epoch": True, "begin": 0, "convert_to_iter_based": True},
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=200),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, by_epoch=True, begin=0, convert_to_iter_based=True),
 ]

@@ -10,41 +10,41 @@ is most of every picture and soon told from items; that it counts 0.3 leaves mor
 _base_ = "upernet.py"
 
 _train = [
-    {"type": "LoadImageFromFile"},
-    {"type": "LoadAnnotations"},
-    {"type": "RandomFlip", "prob": 0.5},
-    {"type": "PackSegInputs"},
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackSegInputs"),
 ]
-_test = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+_test = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
 analyze_sizes = ((128, 128),)
-_dataset = {"type": "ComposedSegmentation", "data_root": "data/composed_128/ade/ADEChallengeData2016"}
+_dataset = dict(type="ComposedSegmentation", data_root="data/composed_128/ade/ADEChallengeData2016")
 
-train_dataloader = {
-    "batch_size": 4,
-    "num_workers": 1,
-    "persistent_workers": True,
-    "drop_last": True,
-    "sampler": {"type": "SeededSampler", "shuffle": True},
-    "dataset": {
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type="SeededSampler", shuffle=True),
+    dataset=dict(
         **_dataset,
-        "data_prefix": {"img_path": "images/training", "seg_map_path": "annotations/training"},
-        "pipeline": _train,
-    },
-}
-val_dataloader = {
-    "batch_size": 4,
-    "num_workers": 1,
-    "sampler": {"type": "DefaultSampler", "shuffle": False},
-    "dataset": {
+        data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
+        pipeline=_train,
+    ),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
         **_dataset,
-        "data_prefix": {"img_path": "images/validation", "seg_map_path": "annotations/validation"},
-        "pipeline": _test,
-    },
-}
+        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
+        pipeline=_test,
+    ),
+)
 test_dataloader = val_dataloader
-_loss = {"class_weight": [0.3] + [1.0] * 10}
-model = {
-    "data_preprocessor": {"size": None, "size_divisor": 32},
-    "decode_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}, "loss_decode": _loss},
-    "auxiliary_head": {"channels": 64, "num_classes": 11, "norm_cfg": {"type": "BN"}, "loss_decode": _loss},
-}
+_loss = dict(class_weight=[0.3] + [1.0] * 10)
+model = dict(
+    data_preprocessor=dict(size=None, size_divisor=32),
+    decode_head=dict(channels=64, num_classes=11, norm_cfg=dict(type="BN"), loss_decode=_loss),
+    auxiliary_head=dict(channels=64, num_classes=11, norm_cfg=dict(type="BN"), loss_decode=_loss),
+)

@@ -7,21 +7,21 @@ of a scan, which its papers do not.
 """
 
 _base_ = "../../_base_/runtime.py"
-custom_imports = {"imports": ["mixerzoo.tasks.engine", "mixerzoo.tasks.segmentation"]}
+custom_imports = dict(imports=["mixerzoo.tasks.engine", "mixerzoo.tasks.segmentation"])
 checker = "mixerzoo.tasks.segmentation.check"
 predictor = "mixerzoo.tasks.segmentation.predict"
 default_scope = "mmseg"
-headline = {
-    "metric": "seg/mIoU",
-    "label": "mIoU %",
-    "best": "highest",
-    "others": {"seg/mAcc": "mean class accuracy %", "seg/aAcc": "pixel accuracy %"},
-}
+headline = dict(
+    metric="seg/mIoU",
+    label="mIoU %",
+    best="highest",
+    others={"seg/mAcc": "mean class accuracy %", "seg/aAcc": "pixel accuracy %"},
+)
 
-val_cfg, test_cfg = {"type": "ValLoop"}, {"type": "TestLoop"}
-val_evaluator = test_evaluator = {"type": "IoUMetric", "iou_metrics": ["mIoU"], "prefix": "seg"}
-optim_wrapper = {
-    "type": "OptimWrapper",
-    "constructor": "TimmOptimWrapperConstructor",
-    "optimizer": {"opt": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.01},
-}
+val_cfg, test_cfg = dict(type="ValLoop"), dict(type="TestLoop")
+val_evaluator = test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"], prefix="seg")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    constructor="TimmOptimWrapperConstructor",
+    optimizer=dict(opt="adamw", betas=(0.9, 0.999), weight_decay=0.01),
+)

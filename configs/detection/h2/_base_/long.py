@@ -9,18 +9,18 @@ A step sees 768² = 64 × 96² pixels with about 700 items of 18 to 32 pixels, h
 
 _base_ = "network.py"
 _root = "data/composed_768/coco"
-_proposals = {"nms_pre": 6400, "max_per_img": 3200}
-model = {
-    "train_cfg": {
-        "rpn": {"sampler": {"num": 2304}},
-        "rpn_proposal": _proposals,
-        "rcnn": {"sampler": {"num": 1024}},
-    },
-    "test_cfg": {"rpn": _proposals, "rcnn": {"max_per_img": 3200}},
-}
-train_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
+_proposals = dict(nms_pre=6400, max_per_img=3200)
+model = dict(
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=2304)),
+        rpn_proposal=_proposals,
+        rcnn=dict(sampler=dict(num=1024)),
+    ),
+    test_cfg=dict(rpn=_proposals, rcnn=dict(max_per_img=3200)),
+)
+train_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
+val_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
 test_dataloader = val_dataloader
-val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json", "proposal_nums": (100, 1000, 3200)}
+val_evaluator = dict(ann_file=f"{_root}/annotations/instances_val2017.json", proposal_nums=(100, 1000, 3200))
 test_evaluator = val_evaluator
 analyze_sizes = [(768, 768)]

@@ -6,18 +6,18 @@
 
 _base_ = "reduced.py"
 _root = "data/composed_384/coco"
-_proposals = {"nms_pre": 1600, "max_per_img": 800}
-model = {
-    "train_cfg": {
-        "rpn": {"sampler": {"num": 576}},
-        "rpn_proposal": _proposals,
-        "rcnn": {"sampler": {"num": 256}},
-    },
-    "test_cfg": {"rpn": _proposals, "rcnn": {"max_per_img": 800}},
-}
-train_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
+_proposals = dict(nms_pre=1600, max_per_img=800)
+model = dict(
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=576)),
+        rpn_proposal=_proposals,
+        rcnn=dict(sampler=dict(num=256)),
+    ),
+    test_cfg=dict(rpn=_proposals, rcnn=dict(max_per_img=800)),
+)
+train_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
+val_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
 test_dataloader = val_dataloader
-val_evaluator = {"ann_file": f"{_root}/annotations/instances_val2017.json"}
+val_evaluator = dict(ann_file=f"{_root}/annotations/instances_val2017.json")
 test_evaluator = val_evaluator
 analyze_sizes = [(384, 384)]

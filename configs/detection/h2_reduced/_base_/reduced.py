@@ -8,9 +8,9 @@ detections are kept of an area.
 _base_ = "../../h2/_base_/network.py"
 _channels = [24, 48, 72, 96]
 
-model = {"backbone": {"dims": _channels}, "neck": {"in_channels": _channels}}
-train_cfg = {"max_epochs": 1}
+model = dict(backbone=dict(dims=_channels), neck=dict(in_channels=_channels))
+train_cfg = dict(max_epochs=1)
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 64},
-    {"type": "PolyLR", "eta_min": 0.0, "power": 0.9, "by_epoch": False, "begin": 64},
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=64),
+    dict(type="PolyLR", eta_min=0.0, power=0.9, by_epoch=False, begin=64),
 ]

@@ -10,6 +10,6 @@ A step sees 768² = 64 × 96² pixels with about 700 items of 18 to 32 pixels, h
 _base_ = "network.py"
 analyze_sizes = ((768, 768),)
 _root = "data/composed_768/ade/ADEChallengeData2016"
-train_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
+train_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
+val_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
 test_dataloader = val_dataloader

@@ -9,6 +9,6 @@ MambaOut calls a sequence of L tokens long where L > 6D (arXiv 2405.07992, secti
 _base_ = "network.py"
 analyze_sizes = ((96, 96),)
 _root = "data/composed_96/ade/ADEChallengeData2016"
-train_dataloader = {"batch_size": 64, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 64, "dataset": {"data_root": _root}}
+train_dataloader = dict(batch_size=64, dataset=dict(data_root=_root))
+val_dataloader = dict(batch_size=64, dataset=dict(data_root=_root))
 test_dataloader = val_dataloader

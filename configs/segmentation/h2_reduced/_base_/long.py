@@ -7,6 +7,6 @@
 _base_ = "reduced.py"
 analyze_sizes = ((384, 384),)
 _root = "data/composed_384/ade/ADEChallengeData2016"
-train_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 1, "dataset": {"data_root": _root}}
+train_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
+val_dataloader = dict(batch_size=1, dataset=dict(data_root=_root))
 test_dataloader = val_dataloader

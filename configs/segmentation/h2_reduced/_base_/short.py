@@ -7,6 +7,6 @@
 _base_ = "reduced.py"
 analyze_sizes = ((96, 96),)
 _root = "data/composed_96_reduced/ade/ADEChallengeData2016"
-train_dataloader = {"batch_size": 16, "dataset": {"data_root": _root}}
-val_dataloader = {"batch_size": 16, "dataset": {"data_root": _root}}
+train_dataloader = dict(batch_size=16, dataset=dict(data_root=_root))
+val_dataloader = dict(batch_size=16, dataset=dict(data_root=_root))
 test_dataloader = val_dataloader
