@@ -19,7 +19,7 @@ from torch import nn
 
 from .. import backbones  # noqa: F401  (registers our models with timm)
 from ..backbones._checkpoint import unwrap
-from .checkpoints import read_checkpoint
+from .engine.checkpoints import read_checkpoint
 
 __all__ = ["SimplePyramid", "TimmBackbone", "create_dense_network", "create_network", "load_backbone"]
 

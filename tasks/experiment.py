@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import engine
 from .analysis import image_shape, networks
-from .checkpoints import write_atomically
-from .plots import save_figure
-from .steps import step_times
+from .engine.checkpoints import write_atomically
+from .engine.plots import save_figure
+from .engine.steps import step_times
 
 __all__ = ["Entry", "Headline", "experiment_configs", "macs", "report", "run"]
 

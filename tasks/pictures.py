@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from .checkpoints import write_atomically
+from .engine.checkpoints import write_atomically
 
 __all__ = ["open_picture", "unused_name", "write_picture"]
 

@@ -1,6 +1,6 @@
 """Labelled images from folders, tar files and IDX files, augmented by timm.
 
-A sample's augmentation is drawn from generators seeded by its place in the training (`sampling`).
+A sample's augmentation is drawn from generators seeded by its place in the training (`engine.sampling`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset
 
-from ..sampling import seeded
+from ..engine.sampling import seeded
 
 __all__ = ["FashionMNIST", "ImageFolder", "WebDataset", "read_idx"]
 

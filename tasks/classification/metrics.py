@@ -13,8 +13,8 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from ..checkpoints import write_atomically
-from ..plots import draw_confusion
+from ..engine.checkpoints import write_atomically
+from ..engine.plots import draw_confusion
 
 __all__ = ["Accuracy"]
 

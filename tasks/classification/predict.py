@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from timm.data import create_transform
 from torch import nn
 
-from ..checkpoints import write_atomically
+from ..engine.checkpoints import write_atomically
 from ..pictures import open_picture, unused_name, write_picture
 
 __all__ = ["annotate", "networks", "predict"]

@@ -18,7 +18,7 @@ import torch
 from mmengine.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Dataset
 
-from ..sampling import seeded
+from ..engine.sampling import seeded
 from .images import read_depth, read_image
 from .transforms import Sample, Transform
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..checkpoints import write_atomically
+from ..engine.checkpoints import write_atomically
 from ..pictures import unused_name
 from .dpt import DPT
 from .images import UNITS, read_image, write_depth_png, write_picture, write_point_cloud

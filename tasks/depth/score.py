@@ -12,7 +12,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from ..checkpoints import write_atomically
+from ..engine.checkpoints import write_atomically
 from .metrics import METRICS as NAMES
 from .metrics import DepthMetrics, Protocol, image_metrics
 

@@ -26,7 +26,7 @@ import torch
 from scipy.stats import bootstrap
 from torch import nn
 
-from ..checkpoints import write_atomically
+from ..engine.checkpoints import write_atomically
 from .models import create_depth_model
 
 __all__ = ["compare", "interleaved", "peak_memory", "theirs"]

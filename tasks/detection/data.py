@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
+from ..engine.sampling import SeededItems
 from ..extras import require_mm
-from ..sampling import SeededItems
 
 require_mm()
 

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from ..checkpoints import write_atomically
+from ..engine.checkpoints import write_atomically
 from ..pictures import open_picture, unused_name, write_picture
 from .flops import WholeDetector
 

@@ -1,12 +1,12 @@
-"""Data sets of segmentation whose augmentation follows from seed and place alone (see `sampling`)."""
+"""Data sets of segmentation whose augmentation follows from seed and place alone (see `engine.sampling`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..detection.composed import ADE_CLASSES
+from ..engine.sampling import SeededItems
 from ..extras import require_mm
-from ..sampling import SeededItems
 
 require_mm()
 

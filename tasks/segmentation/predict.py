@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from ..checkpoints import write_atomically
+from ..engine.checkpoints import write_atomically
 from ..pictures import open_picture, unused_name, write_picture
 
 __all__ = ["networks", "overlay", "predict"]

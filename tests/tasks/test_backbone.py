@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mixerzoo.tasks.backbone import TimmBackbone
-from mixerzoo.tasks.optim import param_groups
+from mixerzoo.tasks.engine.optim import param_groups
 from torch import nn
 
 from ..goldens import load, weights

@@ -20,8 +20,8 @@ from mixerzoo.tasks.backbone import TimmBackbone
 from mixerzoo.tasks.classification.data import FashionMNIST, ImageFolder, WebDataset, read_idx
 from mixerzoo.tasks.classification.metrics import Accuracy
 from mixerzoo.tasks.classification.model import Classifier
-from mixerzoo.tasks.optim import TimmOptimWrapperConstructor, param_groups
-from mixerzoo.tasks.sampling import SeededSampler
+from mixerzoo.tasks.engine.optim import TimmOptimWrapperConstructor, param_groups
+from mixerzoo.tasks.engine.sampling import SeededSampler
 from PIL import Image
 
 EVAL = {"input_size": (3, 32, 32), "crop_pct": 1.0}

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.tasks import engine, overhead
-from mixerzoo.tasks.checkpoints import (
+from mixerzoo.tasks import engine
+from mixerzoo.tasks.classification.data import read_idx
+from mixerzoo.tasks.cli import main
+from mixerzoo.tasks.engine import overhead
+from mixerzoo.tasks.engine.checkpoints import (
     load_from_url,
     newest_checkpoint,
     read_checkpoint,
     use_safe_loader,
     write_atomically,
 )
-from mixerzoo.tasks.classification.data import read_idx
-from mixerzoo.tasks.cli import main
 from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image
 
@@ -114,7 +115,8 @@ DRIVER = """
 import json, os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from mixerzoo.tasks import engine, overhead
+from mixerzoo.tasks import engine
+from mixerzoo.tasks.engine import overhead
 import mixerzoo.tasks.classification
 
 config, data, options, folder, kills = json.loads(sys.argv[1])
@@ -477,7 +479,7 @@ def test_two_processes_train_as_one(tmp_path, small, data):
 
 
 def test_the_plain_loop_beside_the_engine_computes_the_same(small, data):
-    """What `mixerzoo.tasks.overhead` times is one training twice; the times themselves are not tested."""
+    """What `mixerzoo.tasks.engine.overhead` times is one training twice; the times themselves are not tested."""
     measured = overhead.measure(CONFIG, 12, data, {**small, "train_dataloader.dataset.limit": 512})
     losses = measured["losses"]
     assert len(losses["engine"]) == len(losses["plain"]) == 12

@@ -16,7 +16,6 @@ import torch
 from click.testing import CliRunner
 from mixerzoo.tasks import engine, experiment
 from mixerzoo.tasks.analysis import image_shape, networks, sizes
-from mixerzoo.tasks.checkpoints import read_checkpoint
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.depth.images import read_depth_png
 from mixerzoo.tasks.depth.metrics import PROTOCOLS, image_metrics
@@ -24,7 +23,8 @@ from mixerzoo.tasks.depth.model import DepthModel
 from mixerzoo.tasks.depth.score import DepthScore
 from mixerzoo.tasks.depth.synthetic import write_nyu
 from mixerzoo.tasks.depth.transforms import as_convention
-from mixerzoo.tasks.optim import param_groups
+from mixerzoo.tasks.engine.checkpoints import read_checkpoint
+from mixerzoo.tasks.engine.optim import param_groups
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 

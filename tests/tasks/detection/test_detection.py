@@ -15,10 +15,10 @@ import torch
 from click.testing import CliRunner
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.analysis import networks
-from mixerzoo.tasks.checkpoints import read_checkpoint
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.detection.composed import ITEM_CLASSES
 from mixerzoo.tasks.detection.predict import draw
+from mixerzoo.tasks.engine.checkpoints import read_checkpoint
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

@@ -21,8 +21,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..backbones import _checkpoint
-from ..backbones._files import write_atomically
+from ...backbones import _checkpoint
+from ...backbones._files import write_atomically
 
 __all__ = ["newest_checkpoint", "read_checkpoint", "use_safe_loader", "write_atomically"]
 

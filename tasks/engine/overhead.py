@@ -1,6 +1,6 @@
 """What the engine costs: its training step with all hooks against a plain loop, interleaved in one run.
 
-    python -m mixerzoo.tasks.overhead classification/mambaout_femto_gatedcnn_fashion_mnist
+    python -m mixerzoo.tasks.engine.overhead classification/mambaout_femto_gatedcnn_fashion_mnist
 
 The plain loop is the body of timm's train.py: forward, loss, backward, clipping, step, zero_grad, and the loss read out
 at the logging interval. It trains a copy of the network with an equal optimizer on the same batches. The engine runs as
@@ -23,8 +23,9 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from timm.utils import dispatch_clip_grad
 
-from . import engine
+from .config import load_config
 from .optim import TimmOptimWrapperConstructor
+from .runner import build_runner
 from .steps import seconds
 
 __all__ = ["InterleavedLoop", "measure"]
@@ -93,7 +94,7 @@ def measure(
     """
     if iterations < 10:
         raise ValueError(f"iterations: expected at least 10, got {iterations}")
-    cfg = engine.load_config(config, options, data)
+    cfg = load_config(config, options, data)
     for key in ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator"):
         cfg.pop(key, None)
     cfg.train_cfg = {"type": "InterleavedLoop", "max_epochs": 1}
@@ -101,7 +102,7 @@ def measure(
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.dataset.limit = iterations * cfg.train_dataloader.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        runner = engine.build_runner(cfg, folder)
+        runner = build_runner(cfg, folder)
         if len(runner.train_loop.dataloader) < iterations:
             raise ValueError(f"iterations: an epoch has only {len(runner.train_loop.dataloader)}, got {iterations}")
         runner.train()

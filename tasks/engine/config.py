@@ -1,0 +1,123 @@
+"""Reading a config: a file or a packaged name, values overridden, and slips in its keys found before anything runs."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ... import configs as packaged
+from .errors import ConfigError, explain
+
+__all__ = ["config_names", "find_config", "load_config", "parse_options"]
+
+CONFIGS = Path(packaged.__file__).parent
+RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
+OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
+OTHER_KEYS |= {"checker"}
+
+
+def config_names(folder: str = "") -> list[str]:
+    """Names of the packaged configs, or of those in one folder of them."""
+    paths = [path.relative_to(CONFIGS).with_suffix("") for path in sorted((CONFIGS / folder).rglob("*.py"))]
+    return [str(path) for path in paths if not any(part.startswith("_") for part in path.parts)]
+
+
+def find_config(config: str | Path) -> Path:
+    """The file of a config given by path, or by the name of a packaged one such as ``classification/NAME``.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the closest names.
+    """
+    for path in (Path(config), CONFIGS / f"{config}.py", CONFIGS / config):
+        if path.is_file():
+            return path.resolve()
+    names = config_names()
+    close = difflib.get_close_matches(str(config), names, n=3, cutoff=0.3) or names[:5]
+    raise FileNotFoundError(f"{config}: no such config file, nor a packaged one; the closest are {', '.join(close)}")
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """``["a.b=1", "c=name"]`` as ``{"a.b": 1, "c": "name"}``: Python literals, anything else is text.
+
+    Raises:
+        ValueError: an option without ``=``.
+    """
+    options = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise ValueError(f"--cfg-options: expected KEY=VALUE, got {text!r}")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def load_config(config: str | Path, options: Mapping[str, Any] | None = None, data: str | Path | None = None) -> Config:
+    """Reads a config and overrides values in it.
+
+    Args:
+        config: path, or name of a packaged config.
+        data: folder of the data; ``root`` (mmdet's and mmseg's: ``data_root``) of every data set.
+        options: dotted key → value, e.g. ``{"train_cfg.max_epochs": 3}``; the part before the last dot must exist.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ConfigError: it does not parse, or a key is not known.
+    """
+    path = find_config(config)
+    try:
+        cfg = Config.fromfile(path)
+    except ImportError as error:  # mmengine's own says which module failed, but not why
+        raise ConfigError(f"{path}: {explain(error)}") from error
+    except Exception as error:  # whatever Python code raises
+        raise ConfigError(f"{path}: not a config that can be read: {type(error).__name__}: {error}") from error
+    for key, value in (options or {}).items():
+        _check_option(cfg, key, path)
+        cfg.merge_from_dict({key: value})
+    for key in cfg:
+        _check_key(key, path)
+    if data is not None:
+        _set_data(cfg, Path(data))
+    return cfg
+
+
+def _set_data(cfg: Config, data: Path) -> None:
+    """Points data sets at their files, and metrics that read annotations by themselves at those of their data set."""
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if key in cfg:
+            dataset = cfg[key].dataset
+            dataset["data_root" if "data_root" in dataset else "root"] = str(data)
+            evaluator = cfg.get(key.replace("dataloader", "evaluator"))
+            if isinstance(evaluator, dict) and "ann_file" in evaluator:
+                evaluator.ann_file = str(data / dataset.ann_file)
+
+
+def _check_option(cfg: Config, key: str, path: Path) -> None:
+    *parents, _ = key.split(".")
+    node: Any = dict(cfg.items())
+    for depth, part in enumerate(parents):
+        inside = isinstance(node, Mapping) and part in node
+        if not inside and not (isinstance(node, list) and part.isdigit() and int(part) < len(node)):
+            there = ", ".join(map(str, node)) if isinstance(node, Mapping) else "a value"
+            name = ".".join(parents[: depth + 1])
+            raise ConfigError(f"{path}: --cfg-options {key}: there is no {name}; at that place there is {there}")
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    if not parents and key not in cfg and key not in RUNNER_KEYS | OTHER_KEYS:
+        raise ConfigError(f"{path}: --cfg-options {key}: no such key; there are {', '.join(cfg)}")
+
+
+def _check_key(key: str, path: Path) -> None:
+    """Configs may define variables of their own; a name that is nearly one of the engine's is a slip."""
+    known = RUNNER_KEYS | OTHER_KEYS
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+    if key not in known and close:
+        raise ConfigError(f"{path}: unknown key {key!r}; rename it to {close[0]!r}")
