@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from .analysis import FLOP_CLASSES, AnalysisRecord, ModuleRecord, to_json
 from .criterion import TASKS, Analyzer
 from .findings import stage_table
 from .flops import Convention
-from .models import GivenModel, parse_image_size
+from .sources import Network, has_prefix, parse_image_size, parts
 from .tables import Cell, Column, Table, markdown, print_tables, size_text, three_digits
 
 FORMATS = ("json", "csv", "markdown")
@@ -31,7 +32,7 @@ Question = tuple[str | None, tuple[int, int] | None]  # task, (H, W) in pixels
 
 
 def analyze(
-    models: Sequence[str | GivenModel],
+    models: Sequence[str],
     sizes: Sequence[str],
     task: str | None,
     convention: Convention,
@@ -43,8 +44,8 @@ def analyze(
     """Analyzes ``models`` and prints the records or writes them to ``output``.
 
     Args:
-        models: names of timm models, or networks.
-        sizes: ``H`` or ``HxW``; none for each model's own, or for those of ``task``.
+        models: names as `sources` has them; of a ``PREFIX:TEXT`` every network is analyzed.
+        sizes: ``H`` or ``HxW``; none for each network's own, or for those of ``task``.
         task: one of `criterion.TASKS`, or ``all``.
         convention: see `flops`.
         form: one of `FORMATS`; ``None`` for tables.
@@ -58,14 +59,16 @@ def analyze(
     """
     if output is not None:
         check_writable(output)
-    questions = _questions(sizes, task)
+    if trust and any(map(has_prefix, models)):
+        raise ValueError("--trust asks counters that build a model by its timm name")
+    asked = _questions(sizes, task)
     records, failures = [], []
     console = Console(stderr=True)
     with _spinner(console) as say:
-        for model in models:
-            say(f"counting {model if isinstance(model, str) else model.name}")
-            analyzer = Analyzer(model)
-            for preset, size in questions:
+        for network in itertools.chain.from_iterable(map(parts, models)):
+            say(f"counting {network if isinstance(network, str) else network.name}")
+            analyzer = Analyzer(network)
+            for preset, size in asked or _own_sizes(network):
                 try:
                     records.append(analyzer.at(size, task=preset, convention=convention, trust=trust))
                 except ValueError as error:
@@ -77,9 +80,13 @@ def analyze(
         raise ValueError("; ".join(failures))
 
 
+def _own_sizes(network: str | Network) -> list[Question]:
+    return [(None, None)] if isinstance(network, str) else [(None, size) for size in network.image_sizes]
+
+
 def _questions(sizes: Sequence[str], task: str | None) -> list[Question]:
     if task is None:
-        return [(None, parse_image_size(size)) for size in sizes] or [(None, None)]
+        return [(None, parse_image_size(size)) for size in sizes]
     tasks = TASKS if task == "all" else {task: TASKS[task]}
     return [(preset, size) for preset, presets in tasks.items() for size in presets]
 

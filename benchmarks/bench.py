@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from . import crossing
 from .comparison import Change, Comparison, Ratio, compare_files, ratios
 from .latency import Event, run_sweep
-from .models import parse_image_size
 from .rows import Case, Row, read_rows
 from .significance import Interval
+from .sources import parse_image_size
 from .tables import Cell, Column, Table, markdown, print_tables, size_text, timing_table
 
 STYLES = {"faster": "long", "slower": "warn", "too few rounds": "warn", "machine drifted": "warn"}

@@ -22,11 +22,11 @@ from .blocks import LENGTHS, MAX_ROUNDS, sweep_blocks
 from .criterion import TASKS, Analyzer
 from .findings import findings
 from .latency import Event, run_sweep
-from .models import check_name, parse_image_size
 from .photos import BUNDLED_SOURCE, Photo, load_photos
 from .records import RECORDS_FILE, Records
 from .report import terminal_tables, write_report
 from .rows import Case
+from .sources import check_name, parse_image_size
 from .tables import print_tables
 
 # One macro-architecture with six mixers, and two networks that people know: one block of children (MAX_TOGETHER).

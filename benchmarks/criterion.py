@@ -28,7 +28,7 @@ from torch import nn
 from .analysis import FLOP_CLASSES, AnalysisRecord, GrowthRecord, ModuleRecord, StageRecord, UncountedRecord
 from .flops import CONVENTIONS, Convention, Count, OpCount, UnknownOperatorError, count_flops
 from .growth import Polynomial, Site, add, evaluate, exponent, fit, measure_growth
-from .models import GivenModel, MetaModels
+from .sources import Network, on_meta
 from .stages import Grid, Stage, assign_paths, find_stages, name_mixer, output_grid
 from .trust import compare_counters
 
@@ -118,15 +118,15 @@ class Analyzer:
     """One architecture, its growth measured once, to be analyzed at any image size.
 
     Args:
-        model: name of a timm model, or a network.
+        model: a name as `sources` has it, or a network.
 
     Raises:
         ValueError: unknown name.
         UnknownOperatorError: an operator that multiplies has no formula.
     """
 
-    def __init__(self, model: str | GivenModel) -> None:
-        self.models = MetaModels(model) if isinstance(model, str) else model
+    def __init__(self, model: str | Network) -> None:
+        self.models = on_meta(model)
         self.growth = measure_growth(self.models)
         self.powers = self.growth.powers() if self.growth else {}
 

@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from .flops import Convention, Count, OpCount, Product, UnknownOperatorError, count_flops
-from .models import GivenModel, MetaModels
+from .sources import MetaModels, Network
 
 STEPS = (1, 2, 3)
 COMMON_SIDES = (224, 256, 384)
@@ -160,7 +160,7 @@ class Growth:
         return {**{(*key, -1): leading_power(totals) for key, totals in summed.items()}, **powers}
 
 
-def measure_growth(models: MetaModels | GivenModel) -> Growth | None:
+def measure_growth(models: MetaModels | Network) -> Growth | None:
     """Counts an architecture at three sizes; ``None`` if it takes images of one size only.
 
     Raises:
@@ -184,7 +184,7 @@ def _units(default_size: tuple[int, int]) -> list[int]:
     return list(dict.fromkeys((rounded, default, *COMMON_SIDES)))
 
 
-def _measure(models: MetaModels | GivenModel, unit: int) -> Growth | None:
+def _measure(models: MetaModels | Network, unit: int) -> Growth | None:
     try:
         counts = tuple(count_flops(models.at((unit * s,) * 2), (unit * s,) * 2) for s in STEPS)
     except UnknownOperatorError:

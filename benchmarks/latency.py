@@ -25,9 +25,9 @@ import torch
 from . import fingerprint
 from .children import CaseRunner, Child
 from .flops import count_flops
-from .models import build_model, check_name, default_image_size
 from .rows import Case, ResultFile, Row, open_results, question
 from .significance import median_interval, noise_verdict, percentile, spread, thirds_drift
+from .sources import build_model, check_name, default_image_size
 
 __all__ = ["Case", "Event", "Row", "run_sweep"]
 

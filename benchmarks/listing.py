@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .flops import Count, count_flops
-from .models import MetaModels, default_image_size
+from .sources import MetaModels, default_image_size
 from .tables import Column, Table, print_tables, size_text, three_digits
 
 

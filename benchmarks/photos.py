@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
 
-from .models import pretrained_cfg
+from .sources import pretrained_cfg
 
 # scikit-image ships these in its wheel: no download. The right half of the stereo pair shows the same scene.
 BUNDLED = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle")
@@ -75,7 +75,7 @@ def photo_batch(model: str, photos: Sequence[Photo], input_size: tuple[int, int]
     """Photographs as ``model`` expects them: its own resize, crop and normalisation, at another input size.
 
     Args:
-        model: a model as `models.build_model` takes it; its pretrained configuration says the interpolation, the crop
+        model: a model as `sources.build_model` takes it; its pretrained configuration says the interpolation, the crop
             fraction, the mean and the standard deviation.
         photos: at least one; repeated in order where ``batch`` is larger.
         input_size: (H, W) in pixels.

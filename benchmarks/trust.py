@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .analysis import TrustRecord
 from .flops import Count, image_channels
-from .models import build_model
+from .sources import build_model
 
 
 def compare_counters(name: str, model: nn.Module, image_size: tuple[int, int], count: Count) -> tuple[TrustRecord, ...]:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .models import build_model
 from .rows import Case
+from .sources import build_model
 
 # Relative L2 error against float32 that rounding may cause: about twice what twenty families showed at most.
 # Gradients through batch norm over a few images amplify rounding: 0.26 was seen in bfloat16.

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import engine
-from .analysis import image_shape, networks
+from .config_source import image_shape, networks
 from .engine.checkpoints import write_atomically
 from .engine.plots import save_figure
 from .engine.steps import step_times

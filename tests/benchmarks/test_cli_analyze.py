@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from mixerzoo.benchmarks import analyze as command
 from mixerzoo.benchmarks import listing
 from mixerzoo.benchmarks.analysis import from_json
-from mixerzoo.benchmarks.cli import main
+from mixerzoo.tasks.cli import main
 
 
 def run(*args, code=0):

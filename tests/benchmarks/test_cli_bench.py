@@ -15,9 +15,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from mixerzoo.benchmarks import bench, children, fingerprint
-from mixerzoo.benchmarks.cli import main
 from mixerzoo.benchmarks.rows import Case, Row, read_rows
 from mixerzoo.benchmarks.tables import fitting_parts, for_terminal, timing_table
+from mixerzoo.tasks.cli import main
 from rich.console import Console
 
 A = Case("test_vit", (64, 64), threads=1)

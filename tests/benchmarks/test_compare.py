@@ -12,13 +12,13 @@ import timm
 import torch
 from click.testing import CliRunner
 from mixerzoo.benchmarks import compare, latency
-from mixerzoo.benchmarks.cli import main
 from mixerzoo.benchmarks.criterion import TASKS, analyze
 from mixerzoo.benchmarks.latency import Event
 from mixerzoo.benchmarks.photos import MAX_PHOTOS, bundled_photos, load_photos, photo_batch, read_photos
 from mixerzoo.benchmarks.records import Records
 from mixerzoo.benchmarks.rows import Case, Row, read_rows
 from mixerzoo.benchmarks.workload import Workload
+from mixerzoo.tasks.cli import main
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 

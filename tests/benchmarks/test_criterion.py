@@ -12,7 +12,7 @@ from mixerzoo.benchmarks.analysis import FLOP_CLASSES, from_json, to_json
 from mixerzoo.benchmarks.criterion import TASKS, Analyzer, crossover, length_class, verdict
 from mixerzoo.benchmarks.flops import UnknownOperatorError, count_flops
 from mixerzoo.benchmarks.growth import ZERO, add, evaluate, exponent, fit, leading_power, measure_growth
-from mixerzoo.benchmarks.models import MetaModels
+from mixerzoo.benchmarks.sources import MetaModels
 
 analyzer = functools.cache(Analyzer)
 

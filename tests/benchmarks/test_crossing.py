@@ -8,10 +8,10 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mixerzoo.benchmarks.cli import main
 from mixerzoo.benchmarks.crossing import crossing, draw, sentences, time_curves, time_tables
 from mixerzoo.benchmarks.plots import TimeCurve
 from mixerzoo.benchmarks.rows import Case, Row
+from mixerzoo.tasks.cli import main
 
 
 def row(model: str, size: tuple[int, int], ms: float, **case) -> Row:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mixerzoo.backbones.ops.flops import SCAN_FLOPS, register_scan_flops
 from mixerzoo.benchmarks import flops
 from mixerzoo.benchmarks.flops import Product, UnknownOperatorError, count_flops
-from mixerzoo.benchmarks.models import MetaModels, build_model
+from mixerzoo.benchmarks.sources import MetaModels, build_model
 from timm.layers import set_fused_attn
 from torch import nn
 from torch.utils.checkpoint import checkpoint

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from mixerzoo.benchmarks.models import build_model
 from mixerzoo.benchmarks.rows import Case
+from mixerzoo.benchmarks.sources import build_model
 from mixerzoo.benchmarks.workload import (
     Stopwatch,
     Workload,

@@ -1,4 +1,4 @@
-"""The networks in a config, to be counted: without weights, and apart from losses and data."""
+"""The source ``config:CONFIG`` of `mixerzoo.benchmarks`: a config's networks, without weights, losses and data."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from ..benchmarks.sources import Network
 from . import engine
 
-__all__ = ["image_shape", "networks", "sizes"]
+__all__ = ["image_shape", "networks", "read", "sizes"]
 
 Size = tuple[int, int]
 
 
-def networks(cfg: Config) -> dict[str, nn.Module]:
-    """What there is to count in a config's model, on the meta device and in evaluation mode.
+def networks(cfg: Config, device: torch.device | str = "meta") -> dict[str, nn.Module]:
+    """What there is to count in a config's model, in evaluation mode.
 
     The task says it: its ``predictor`` has a function ``networks(model)`` that gives names and modules, the whole
     network first, each of which maps images (B, C, H, W) to its output.
 
     Args:
         cfg: of `engine.load_config`.
+        device: where to build it.
 
     Raises:
         ConfigError: the task does not say it, or the model cannot be built.
@@ -35,7 +37,7 @@ def networks(cfg: Config) -> dict[str, nn.Module]:
         raise engine.ConfigError(f"{cfg.filename}: predictor: expected a module with networks(model), found {task}")
     cfg.model.pop("mixup", None)  # timm's cannot be made on the meta device, and costs nothing
     try:
-        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")), torch.device("meta"):
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")), torch.device(device):
             model = MODELS.build(cfg.model).eval().requires_grad_(False)
     except (KeyError, TypeError, ValueError) as error:
         raise engine.ConfigError(f"{cfg.filename}: model: {error}") from error
@@ -57,14 +59,17 @@ def sizes(cfg: Config) -> list[Size]:
     return [tuple(size) for size in cfg.get("analyze_sizes", [image_shape(cfg)[1:]])]
 
 
-def to_count(config: str | Path, **kwargs: Any) -> tuple[list[tuple[str, nn.Module, Size]], list[Size]]:
-    """For `mixerzoo analyze --config`: every network with its name and an image size, and all sizes to count at.
+def read(config: str | Path, device: torch.device | str = "meta") -> list[Network]:
+    """The networks of a config, each under the config's name and its own: what ``config:CONFIG`` stands for.
 
     Args:
         config: path or packaged name.
-        **kwargs: ``options`` as in `engine.load_config`.
+        device: ``meta`` allocates nothing; on others the weights are random.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ConfigError: the task does not name its networks, or the model cannot be built.
     """
-    cfg = engine.load_config(config, **kwargs)
-    at = sizes(cfg)
-    label = Path(cfg.filename).stem
-    return [(f"{label} {name}", network, at[0]) for name, network in networks(cfg).items()], at
+    cfg = engine.load_config(config)
+    label, at = Path(cfg.filename).stem, sizes(cfg)
+    return [Network(f"{label} {name}", network, at) for name, network in networks(cfg, device).items()]

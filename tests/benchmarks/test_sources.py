@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from mixerzoo.benchmarks import models
-from mixerzoo.benchmarks.models import MetaModels, build_model, default_image_size, parse_image_size
+from mixerzoo.benchmarks import sources
+from mixerzoo.benchmarks.sources import MetaModels, build_model, default_image_size, parse_image_size
 from torch import nn
 
 
@@ -32,7 +32,7 @@ def test_unknown_model_suggests_near_names():
 
 
 def test_constructor_arguments_behind_the_name():
-    parsed = models.parse_model("vim_tiny_patch16_224@backend=reference,depth=2,dims=(1,2)")
+    parsed = sources.parse_model("vim_tiny_patch16_224@backend=reference,depth=2,dims=(1,2)")
     assert parsed == ("vim_tiny_patch16_224", {"backend": "reference", "depth": 2, "dims": (1, 2)})
     net = build_model("vim_tiny_patch16_224@backend=reference,depth=2", device="meta")
     assert [block.mixer.ssm.backend for block in net.layers] == ["reference"] * 2
@@ -76,7 +76,7 @@ def test_constructor_that_reads_values_is_built_on_cpu_and_moved(monkeypatch):
         layer.rate = torch.linspace(0, 1, 3)[1].item()  # impossible under torch.device("meta")
         return layer
 
-    monkeypatch.setattr(models.timm, "create_model", create)
+    monkeypatch.setattr(sources.timm, "create_model", create)
     model = build_model("resnet18", device="meta")
     assert model.rate == 0.5
     assert model.weight.is_meta
@@ -92,7 +92,7 @@ def test_meta_models_are_rebuilt_only_where_the_constructor_asks_for_the_size():
 
 
 def test_skipping_initialisation_concerns_meta_tensors_only():
-    with models._Uninitialized():
+    with sources._Uninitialized():
         real = nn.init.constant_(torch.zeros(3), 2.0).add_(1)
         assert nn.init.normal_(torch.zeros(3, device="meta")).is_meta
         real[0] = 7

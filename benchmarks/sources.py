@@ -1,11 +1,18 @@
-"""Any timm or zoo model by name, at any image size, on any device including ``meta``."""
+"""Any network, by name, at any image size, on any device including ``meta``.
+
+A name is one that timm knows, this package's included, or ``PREFIX:TEXT`` for what another package reads: the entry
+points of group ``mixerzoo.sources``, such as the tasks' ``config:detection/mask_rcnn_1x_coco``.
+"""
 
 from __future__ import annotations
 
 import ast
 import difflib
+import functools
+import importlib.metadata
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +23,63 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .. import backbones  # noqa: F401  (registers our models with timm)
+
+GROUP = "mixerzoo.sources"  # of entry points, each a `Reader`; its name is the prefix
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that exists already.
+
+    Attributes:
+        name: what to call it.
+        model: takes images (B, C, H, W) of any size; in eval mode.
+        image_sizes: each (H, W) in pixels, what it is counted at unless somebody asks for others; the first of them is
+            its default.
+    """
+
+    name: str
+    model: nn.Module
+    image_sizes: Sequence[tuple[int, int]]
+
+    @property
+    def default_image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.image_sizes[0]
+
+    def at(self, image_size: tuple[int, int]) -> nn.Module:
+        """The network, whatever the size."""
+        return self.model
+
+
+Reader = Callable[[str, torch.device], Sequence[Network]]
+"""Gives the networks of a ``TEXT`` on a device, the whole one before its parts; ValueError or OSError for a bad one."""
+
+
+def has_prefix(model: str) -> bool:
+    """Whether a name is one of another package: ``PREFIX:TEXT``."""
+    return ":" in model
+
+
+@functools.lru_cache(maxsize=4)
+def networks_on_meta(model: str) -> tuple[Network, ...]:
+    """The networks of a ``PREFIX:TEXT`` on the meta device, the whole one before its parts.
+
+    Raises:
+        ValueError: no source has this prefix, or it cannot read the text.
+        OSError: it cannot find what the text names.
+        ImportError: it needs something that is not installed.
+    """
+    return tuple(_reader(model)(model.partition(":")[2], torch.device("meta")))
+
+
+def _reader(model: str) -> Reader:
+    prefix = model.partition(":")[0]
+    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if prefix not in found:
+        there = ", ".join(f"{name}:…" for name in sorted(found)) or "none"
+        raise ValueError(f"model {model!r}: no source reads {prefix!r}; expected a timm name or one of: {there}")
+    return found[prefix].load()
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
@@ -55,7 +119,10 @@ def parse_model(model: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_name(model: str) -> None:
-    """Raises ValueError, naming close matches, if no model (or pretrained tag) is called so."""
+    """Raises ValueError, naming close matches, if no model (or pretrained tag) is called so; see `networks_on_meta`."""
+    if has_prefix(model):
+        networks_on_meta(model)
+        return
     name, _ = parse_model(model)
     architecture = name.partition(".")[0]
     if timm.is_model(architecture):
@@ -66,7 +133,9 @@ def check_name(model: str) -> None:
 
 
 def default_image_size(name: str) -> tuple[int, int]:
-    """(H, W) in pixels that the model's own pretrained configuration asks for."""
+    """(H, W) in pixels that the model's own pretrained configuration asks for, or that its source says."""
+    if has_prefix(name):
+        return networks_on_meta(name)[0].default_image_size
     cfg = pretrained_cfg(name)
     return tuple(cfg.input_size[1:]) if cfg is not None else (224, 224)
 
@@ -78,7 +147,7 @@ def pretrained_cfg(model: str) -> PretrainedCfg | None:
         ValueError: unknown name.
     """
     check_name(model)
-    return timm.get_pretrained_cfg(parse_model(model)[0])
+    return None if has_prefix(model) else timm.get_pretrained_cfg(parse_model(model)[0])
 
 
 def build_model(
@@ -89,10 +158,11 @@ def build_model(
     pretrained: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
-    """Builds a timm or zoo model for images of one size, in training mode as constructors leave it.
+    """Builds a network for images of one size, a timm or zoo model in training mode as constructors leave it.
 
     Args:
-        name: architecture, optionally with a pretrained tag, optionally with arguments (`parse_model`).
+        name: architecture, optionally with a pretrained tag, optionally with arguments (`parse_model`); or
+            ``PREFIX:TEXT``, whose whole network is built, and to which only ``device`` applies.
         image_size: (H, W) in pixels; ``None`` for the model's own. Architectures with a fixed grid (position
             embeddings, windows) are built for it, the others take any size anyway.
         device: ``meta`` allocates nothing.
@@ -102,6 +172,8 @@ def build_model(
     Raises:
         ValueError: unknown name, or an argument that the constructor does not have.
     """
+    if has_prefix(name):
+        return _reader(name)(name.partition(":")[2], torch.device(device))[0].model
     check_name(name)
     return _build(name, image_size, torch.device(device), pretrained=pretrained, **kwargs)[0]
 
@@ -138,23 +210,16 @@ class MetaModels:
         return model
 
 
-@dataclass(frozen=True)
-class GivenModel:
-    """A network that exists already, in the place of `MetaModels`.
+def on_meta(model: str | Network) -> MetaModels | Network:
+    """A network by name, the whole one of a ``PREFIX:TEXT``, or one that exists, to be counted at any image size."""
+    if isinstance(model, Network):
+        return model
+    return networks_on_meta(model)[0] if has_prefix(model) else MetaModels(model)
 
-    Attributes:
-        name: what to call it.
-        model: takes images (B, C, H, W) of any size; on the meta device, in eval mode.
-        default_image_size: (H, W) in pixels.
-    """
 
-    name: str
-    model: nn.Module
-    default_image_size: tuple[int, int]
-
-    def at(self, image_size: tuple[int, int]) -> nn.Module:
-        """The network, whatever the size."""
-        return self.model
+def parts(model: str) -> list[str | Network]:
+    """What there is to count under a name: itself, or each network of a ``PREFIX:TEXT``."""
+    return list(networks_on_meta(model)) if has_prefix(model) else [model]
 
 
 class _Uninitialized(TorchFunctionMode):
