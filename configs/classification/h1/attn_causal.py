@@ -1,6 +1,0 @@
-"""Hypothesis 1 of MambaOut (arXiv 2405.07992), small: the token mixer is causal attention.
-
-mixerzoo experiment classification/h1 --runs runs/h1
-"""
-
-_base_ = "../mambaout_femto_attn_causal_fashion_mnist.py"

@@ -1,8 +1,0 @@
-"""VMamba-S[s2l15] on ImageNet; published: 83.6 % top-1 at 224×224.
-
-torchrun --standalone --nproc_per_node=8 -m mixerzoo.tasks.cli \\
-        train classification/vmamba_small_s2l15_imagenet --data IMAGENET
-"""
-
-_base_ = "_base_/vmamba_imagenet.py"
-model = {"net": {"name": "vmamba_small_s2l15", "drop_path_rate": 0.3}}

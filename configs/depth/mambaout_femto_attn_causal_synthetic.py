@@ -1,7 +1,0 @@
-"""The DPT head on MambaOut-Femto with causal attention, on rendered rooms of 96×128.
-
-mixerzoo train depth/mambaout_femto_attn_causal_synthetic --data data/depth_rooms
-"""
-
-_base_ = "mambaout_femto_gatedcnn_synthetic.py"
-model = {"net": {"name": "mambaout_femto_attn_causal"}}

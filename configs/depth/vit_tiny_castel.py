@@ -1,8 +1,0 @@
-"""The DPT head on ViT-Tiny, fine-tuned from rendered rooms on the castel frames.
-
-    mixerzoo train depth/vit_tiny_castel --data data/castel \\
-        --cfg-options load_from=RUN/epoch_N.pth
-"""
-
-_base_ = "_base_/castel.py"
-model = {"net": {"name": "vit_tiny_patch16_224", "img_size": (96, 128), "depth": 8}}

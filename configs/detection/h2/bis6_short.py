@@ -1,7 +1,0 @@
-"""Hypothesis 2 of MambaOut (arXiv 2405.07992), short sequences: the token mixer is selective scans in both directions.
-
-mixerzoo experiment detection/h2 --runs runs/h2_detection
-"""
-
-_base_ = "_base_/short.py"
-model = {"backbone": {"name": "mambaout_femto_bis6"}}

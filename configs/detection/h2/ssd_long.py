@@ -1,7 +1,0 @@
-"""Hypothesis 2 of MambaOut (arXiv 2405.07992), long sequences: the token mixer is state-space duality.
-
-mixerzoo experiment detection/h2 --runs runs/h2_detection
-"""
-
-_base_ = "_base_/long.py"
-model = {"backbone": {"name": "mambaout_femto_ssd"}}

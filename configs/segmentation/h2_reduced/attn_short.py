@@ -1,7 +1,0 @@
-"""Hypothesis 2 (arXiv 2405.07992) for a CPU, short sequences: the token mixer is attention.
-
-mixerzoo experiment segmentation/h2_reduced --runs runs/h2_segmentation_reduced
-"""
-
-_base_ = "_base_/short.py"
-model = {"backbone": {"name": "mambaout_femto_attn"}}
