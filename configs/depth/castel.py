@@ -3,7 +3,7 @@ visp-images-data: 20 to train, the last 10 to test.
 
 Measured here: benchmarks/results/depth_castel_*.json, docs/depth.md.
 
-    apt-get install visp-images-data && python -m mixerzoo.tasks.depth.sources castel data/castel
+    apt-get install visp-images-data && python -m mixerzoo.tasks.synthetic.sources castel data/castel
     mixerzoo train depth/castel --backbone mambaout_femto_gatedcnn --data data/castel \\
         --cfg-options load_from=RUN/epoch_N.pth
 

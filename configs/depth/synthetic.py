@@ -4,7 +4,7 @@ Measured here with seed 0 on 200 held-out rooms (benchmarks/results/depth_rooms_
 AbsRel 0.0971, δ1 0.930, RMSE 0.435 m after 13 minutes of one CPU core; the small VMamba (32 to 256 channels, seven
 blocks) 0.0952, 0.934, 0.429 m; Vim-Tiny below AbsRel 0.10 after 21 minutes of two cores.
 
-    python -m mixerzoo.tasks.depth.synthetic data/depth_rooms --train 4000 --test 200 --scale 0.2
+    python -m mixerzoo.tasks.synthetic.rooms data/depth_rooms --train 4000 --test 200 --scale 0.2
     mixerzoo train depth/synthetic --backbone mambaout_femto_s6 --data data/depth_rooms
 
 A recipe of this project; the test rooms are other rooms, drawn after the training ones. AdamW 1e-3 for five epochs; the
@@ -14,8 +14,8 @@ ViT-Tiny 8 of its 12, with patches of 16×16 pixels: 48 tokens.
 Vim-Tiny and ViT-Tiny overfit 4,000 rooms (AbsRel 0.110 after twelve epochs, and 0.136 after four): they train on 16,000
 of their own. --data would replace both folders: leave it out, and train where `data/` lies.
 
-    python -m mixerzoo.tasks.depth.synthetic data/depth_rooms                                        # tests, as for all
-    python -m mixerzoo.tasks.depth.synthetic data/depth_rooms_16000 --train 16000 --test 0 --seed 1
+    python -m mixerzoo.tasks.synthetic.rooms data/depth_rooms                                        # tests, as for all
+    python -m mixerzoo.tasks.synthetic.rooms data/depth_rooms_16000 --train 16000 --test 0 --seed 1
     mixerzoo train depth/synthetic --backbone vim_tiny --amp bfloat16
 
 For ViT-Tiny a LayerNorm on each tap changed nothing after one epoch of 4,000 (SILog 16.7 against 16.4), nor did patches

@@ -3,7 +3,7 @@
 Measured here (benchmarks/results/composed_detection_amd_epyc.json): box AP50, AP and mask AP of MambaOut-Femto 0.682,
 0.490 and 0.462 after 16 minutes, of the VMamba of its size 0.642, 0.440 and 0.416 after 18.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 --size 128 \\
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed_128 --images 4000 --val-images 400 --size 128 \\
         --items 16 24 --sides 18 32
     mixerzoo train detection/mask_rcnn_composed --backbone mambaout_femto_s6
 

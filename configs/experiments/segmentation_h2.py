@@ -2,9 +2,9 @@
 
 Not run here in full; segmentation_h2_reduced, which a CPU can do, was.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_96 --images 51200 --val-images 2560 --size 96 \\
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed_96 --images 51200 --val-images 2560 --size 96 \\
         --items 9 13 --sides 18 32
-    python -m mixerzoo.tasks.detection.composed --out data/composed_768 --images 800 --val-images 40 --size 768 \\
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed_768 --images 800 --val-images 40 --size 768 \\
         --items 576 832 --sides 18 32
     mixerzoo experiment segmentation_h2 --runs runs/h2_segmentation
 

@@ -2,9 +2,9 @@
 
 Measured here: benchmarks/results/h2_segmentation_amd_epyc.json.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_96_reduced --images 10240 --val-images 640 \\
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed_96_reduced --images 10240 --val-images 640 \\
         --size 96 --items 9 13 --sides 18 32
-    python -m mixerzoo.tasks.detection.composed --out data/composed_384 --images 640 --val-images 40 --size 384 \\
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed_384 --images 640 --val-images 40 --size 384 \\
         --items 144 208 --sides 18 32
     mixerzoo experiment segmentation_h2_reduced --runs runs/h2_segmentation_reduced
 

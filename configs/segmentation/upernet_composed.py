@@ -3,7 +3,7 @@
 Measured here (benchmarks/results/composed_segmentation_amd_epyc.json): mIoU 50.7 % of MambaOut-Femto, 51.8 % of the
 VMamba of its size, after 21 minutes each.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed_128 --images 4000 --val-images 400 \\
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed_128 --images 4000 --val-images 400 \\
         --size 128 --items 16 24 --sides 18 32
     mixerzoo train segmentation/upernet_composed --backbone mambaout_femto_s6
 

@@ -22,8 +22,9 @@ def command(
 ) -> None:
     """Runs every config of the folder NAME (a path, or packaged: classification/h1) that is not done yet, and writes
     table and plot into DIR. A broken-off experiment goes on where it was."""
-    from .. import experiment as study
+    from ..experiments.report import report
+    from ..experiments.run import run
 
     if not report_only:
-        study.run(name, runs, seeds, jobs, data, options)
-    study.report(name, runs)
+        run(name, runs, seeds, jobs, data, options)
+    report(name, runs)

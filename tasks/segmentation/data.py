@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..detection.composed import ADE_CLASSES
 from ..engine.sampling import SeededItems
 from ..extras import require_mm
+from ..synthetic.composed import ADE_CLASSES
 
 require_mm()
 
@@ -29,7 +29,7 @@ class SeededADE20K(SeededItems, ADE20KDataset):
 
 @DATASETS.register_module()
 class ComposedSegmentation(SeededItems, BaseSegDataset):
-    """What `detection.composed` wrote in ADE20K's layout: background and ten items, label 0 ignored.
+    """What `synthetic.composed` wrote in ADE20K's layout: background and ten items, label 0 ignored.
 
     Args:
         **kwargs: of `mmseg.datasets.BaseSegDataset`.

@@ -23,7 +23,7 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if name in ("mmcv", "mmdet", "mmseg") else find(name)
 
-import mixerzoo.tasks.backbone, mixerzoo.tasks.detection, mixerzoo.tasks.detection.composed, mixerzoo.tasks.engine
+import mixerzoo.tasks.backbone, mixerzoo.tasks.detection, mixerzoo.tasks.synthetic.composed, mixerzoo.tasks.engine
 from click.testing import CliRunner
 from mixerzoo.tasks.cli import main
 

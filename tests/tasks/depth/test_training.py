@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.tasks import engine, experiment
+from mixerzoo.tasks import engine
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.config_source import image_shape, networks, sizes
 from mixerzoo.tasks.depth.images import read_depth_png
 from mixerzoo.tasks.depth.metrics import PROTOCOLS, image_metrics
 from mixerzoo.tasks.depth.model import DepthModel
 from mixerzoo.tasks.depth.score import DepthScore
-from mixerzoo.tasks.depth.synthetic import write_nyu
 from mixerzoo.tasks.depth.transforms import as_convention
 from mixerzoo.tasks.engine.checkpoints import read_checkpoint
 from mixerzoo.tasks.engine.optim import param_groups
+from mixerzoo.tasks.experiments.grid import headline_of
+from mixerzoo.tasks.experiments.report import macs
+from mixerzoo.tasks.synthetic.rooms import write_nyu
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
@@ -238,7 +240,7 @@ def test_config(name):
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert as_convention(loader.dataset.transform.convention) == model.net.convention
     assert sizes(cfg) == [(480, 640), (352, 1216)]
-    assert experiment._headline(name).metric == "depth/abs_rel"
+    assert headline_of(name).metric == "depth/abs_rel"
     assert name.rpartition("/")[2] in engine.find_config(name).read_text()  # its command is its own
 
 
@@ -261,7 +263,7 @@ def test_analyze_counts_a_configs_network():
     for record, network in zip((whole, backbone), counted.values(), strict=True):
         assert record["params"] == sum(p.numel() for p in network.parameters())
         assert record["length_class"] == "never"
-    assert whole["macs"] == pytest.approx(experiment.macs(CONFIG), rel=1e-3)
+    assert whole["macs"] == pytest.approx(macs(CONFIG), rel=1e-3)
     assert 0 < backbone["macs"] < whole["macs"]
     assert CliRunner().invoke(main, ["analyze"]).exit_code != 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mixerzoo.tasks.detection.composed import compose
+from mixerzoo.tasks.synthetic.composed import compose
 
 from ..conftest import DATA
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.detection.check import DataError, check_data
-from mixerzoo.tasks.detection.composed import ITEM_CLASSES
+from mixerzoo.tasks.synthetic.composed import ITEM_CLASSES
 from mmengine.config import Config, ConfigDict
 from PIL import Image
 

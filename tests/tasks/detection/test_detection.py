@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.config_source import networks
-from mixerzoo.tasks.detection.composed import ITEM_CLASSES
 from mixerzoo.tasks.detection.predict import draw
 from mixerzoo.tasks.engine.checkpoints import read_checkpoint
+from mixerzoo.tasks.synthetic.composed import ITEM_CLASSES
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixerzoo.tasks import engine, experiment
+from mixerzoo.tasks import engine
 from mixerzoo.tasks.config_source import networks, sizes
+from mixerzoo.tasks.experiments.grid import Headline
 from mmengine.optim import build_optim_wrapper
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,7 +30,7 @@ def _builds(name):
         logits = network(torch.zeros(1, 3, 64, 128, device="meta"))
     assert logits.shape == (1, cfg.model.decode_head.num_classes, 16, 32)
     build_optim_wrapper(network.requires_grad_(), cfg.optim_wrapper)
-    assert experiment.Headline(**cfg.headline).metric == "seg/mIoU"
+    assert Headline(**cfg.headline).metric == "seg/mIoU"
     assert name in engine.find_config(name).read_text() or "/h2" in name  # its command is its own
 
 

@@ -13,8 +13,8 @@ import torch
 from click.testing import CliRunner
 from mixerzoo.tasks import engine
 from mixerzoo.tasks.cli import main
-from mixerzoo.tasks.detection import composed
 from mixerzoo.tasks.engine.checkpoints import read_checkpoint
+from mixerzoo.tasks.synthetic import composed
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image

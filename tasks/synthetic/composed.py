@@ -1,6 +1,6 @@
 """Fashion-MNIST's items on photographs, with exact masks and boxes, written as COCO and ADE20K lie on disk.
 
-    python -m mixerzoo.tasks.detection.composed --out data/composed --images 2000 --size 192
+    python -m mixerzoo.tasks.synthetic.composed --out data/composed --images 2000 --size 192
 
 Items of Fashion-MNIST (arXiv 1708.07747) are resized, turned, tinted and drawn onto crops of the photographs that
 scikit-image carries, over each other where they are many: each takes that of a few places where it hides least.

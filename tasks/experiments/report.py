@@ -1,22 +1,12 @@
-"""Many short runs as one experiment: every config of a folder, over several seeds, then a table and a plot.
-
-The runs take turns (all configs with the first seed, then all with the second, …), so that a machine whose speed
-drifts favours none of them. Each run is a directory that `mixerzoo train` could have made; one that was broken off is
-resumed, one that is done is kept.
-"""
+"""The finished runs of an experiment as a table and a plot."""
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import multiprocessing
-import os
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import engine
-from .config_source import image_shape, networks
-from .engine.checkpoints import write_atomically
-from .engine.plots import save_figure
-from .engine.steps import step_times
+from .. import engine
+from ..config_source import image_shape, networks
+from ..engine.checkpoints import write_atomically
+from ..engine.plots import save_figure
+from ..engine.steps import step_times
+from .grid import Headline, experiment_configs, headline_of
 
-__all__ = ["Entry", "Headline", "experiment_configs", "macs", "report", "run"]
+__all__ = ["Entry", "macs", "report"]
 
 MARKERS = "os^DvXP*<>ph"
 COLORS = [*colormaps["tab10"].colors, "black", "gold"]
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The metric that an experiment is about: ``headline`` of its configs.
-
-    Attributes:
-        metric: its key, e.g. ``acc/top1``.
-        label: its name and unit.
-        best: ``highest`` or ``lowest``.
-        others: keys of further metrics for the table → their labels.
-        groups: ends of the configs' names, e.g. ``_short``; figures compare within a group only, so each has its plots.
-    """
-
-    metric: str
-    label: str
-    best: str
-    others: Mapping[str, str] = field(default_factory=dict)
-    groups: Sequence[str] = ()
-
-    def sign(self) -> int:
-        """Of values in ascending order, so that the best comes first."""
-        return -1 if self.best == "highest" else 1
 
 
 @dataclass(frozen=True)
@@ -87,119 +55,6 @@ class Entry:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-def experiment_configs(name: str) -> dict[str, str]:
-    """What a folder of configs holds: the name of each → what `engine.load_config` takes.
-
-    Args:
-        name: a folder, or the name of a packaged one, or a pattern of packaged names such as ``depth/*_synthetic``.
-
-    Raises:
-        FileNotFoundError: no such folder, or no config in it or like it.
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        found = {path.stem: str(path) for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
-    else:
-        names = engine.config_names(name) or fnmatch.filter(engine.config_names(), name)
-        found = {config.rpartition("/")[2]: config for config in names}
-    if not found:
-        raise FileNotFoundError(f"{name}: no folder of configs, nor a packaged one; there is classification/h1")
-    return found
-
-
-def run(name: str, runs: Path, seeds: int, jobs: int, data: Path | None, options: Sequence[str]) -> None:
-    """Trains every config of a folder that is not done yet.
-
-    Args:
-        name: of the folder, as `experiment_configs` takes it.
-        runs: for all output; a run is in ``runs/CONFIG/seed_K``.
-        seeds: runs per config.
-        jobs: runs at the same time; the CPU's cores are shared among them.
-        data: as `engine.load_config` takes it.
-        options: as `engine.parse_options` takes them.
-
-    Raises:
-        ValueError: ``runs`` holds runs of another experiment or with other options.
-        RuntimeError: runs failed; the others were finished.
-    """
-    configs = experiment_configs(name)
-    engine.parse_options(options)  # a slip in them is reported before anything is written
-    _claim(runs, {"experiment": name, "options": sorted(options), "data": str(data) if data else None}, jobs)
-    todo = [
-        (label, seed)
-        for seed in range(seeds)
-        for label in configs
-        if not (runs / label / f"seed_{seed}" / "result.json").exists()
-    ]
-    context = multiprocessing.get_context("forkserver")  # forked from a process that has imported torch, and no more
-    context.set_forkserver_preload(["mixerzoo.tasks.engine", "mixerzoo.tasks.classification"])
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    failed, start = [], time.monotonic()
-    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
-        futures: dict[Future[None], tuple[str, int]] = {
-            pool.submit(_train, configs[label], runs / label / f"seed_{seed}", seed, data, tuple(options), threads): (
-                label,
-                seed,
-            )
-            for label, seed in todo
-        }
-        for done, future in enumerate(as_completed(futures), start=1):
-            label, seed = futures[future]
-            error = future.exception()
-            if error is not None:
-                failed.append(f"{label} seed {seed}: {' '.join(str(error).split())}")
-            left = (time.monotonic() - start) / done * (len(todo) - done)
-            said = failed[-1] if error is not None else f"{label} seed {seed}: {_result(runs, label, seed)}"
-            print(f"[{done}/{len(todo)}, about {left:.0f} s left] {said}", file=sys.stderr, flush=True)
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}")
-
-
-def _claim(runs: Path, what: dict[str, Any], jobs: int) -> None:
-    """Notes in ``runs`` what it is for; whatever else it was for cannot be compared with that."""
-    note = runs / "experiment.json"
-    if note.exists():
-        earlier = json.loads(note.read_text())
-        different = [key for key in what if earlier.get(key) != what[key]]
-        if different:
-            key = different[0]
-            raise ValueError(f"{runs}: has runs with {key} {earlier.get(key)}, not {what[key]}; choose another --runs")
-    runs.mkdir(parents=True, exist_ok=True)
-    write_atomically(json.dumps({**what, "jobs": jobs}, indent=1).encode(), note)
-
-
-def _train(config: str, folder: Path, seed: int, data: Path | None, options: tuple[str, ...], threads: int) -> None:
-    """One run, in a process of its own; what it says goes into ``console.txt`` of its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    console = os.open(folder / "console.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(console, 1)
-    os.dup2(console, 2)
-    torch.set_num_threads(threads)
-    chosen = {**engine.parse_options(options), "randomness.seed": seed}
-    engine.train(config, folder, resume=True, options=chosen, data=data)
-
-
-def _result(runs: Path, label: str, seed: int) -> str:
-    result = json.loads((runs / label / f"seed_{seed}" / "result.json").read_text())
-    headline = _headline(result["config"])
-    return f"{headline.label} {result['metrics'][headline.metric]:.4g}"
-
-
-def _headline(config: str) -> Headline:
-    """What a config says that its experiments are about.
-
-    Raises:
-        ValueError: it says nothing, or something else.
-    """
-    cfg = engine.load_config(config)
-    try:
-        return Headline(**cfg.headline)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{cfg.filename}: headline: expected a dictionary of metric, label, best and perhaps others: {error}"
-        ) from error
-
-
 def report(name: str, runs: Path) -> list[Entry]:
     """Prints the table of the finished runs, and writes ``table.md``, ``table.json`` and ``plot.png`` into ``runs``.
 
@@ -216,7 +71,7 @@ def report(name: str, runs: Path) -> list[Entry]:
         ValueError: no run is finished.
     """
     configs = experiment_configs(name)
-    headline = _headline(next(iter(configs.values())))
+    headline = headline_of(next(iter(configs.values())))
     results = {
         label: [json.loads(path.read_text()) for path in sorted((runs / label).glob("seed_*/result.json"))]
         for label in configs

@@ -1,4 +1,4 @@
-"""Small real data that anyone can have, as RGB-D folders (see `datasets.RGBDFolder`).
+"""Small real data that anyone can have, as RGB-D folders (see `depth.datasets.RGBDFolder`).
 
 Debian's visp-images-data and mrpt-common, and the stereo pair in scikit-image's wheel. The formats are read here; the
 data stays where its licence has put it.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import replacing, write_counts
+from ..depth.images import replacing, write_counts
 
 CASTEL_COUNTS = 8000  # per metre: the RealSense SR300's unit is 1.25e-4 m
 KINECT_COUNTS = 1000

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mixerzoo.tasks.detection import composed
+from mixerzoo.tasks.synthetic import composed
 from PIL import Image
 
 from ..conftest import DATA

@@ -8,8 +8,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mixerzoo.benchmarks.flops import count_flops
-from mixerzoo.tasks import engine, experiment
+from mixerzoo.tasks import engine
 from mixerzoo.tasks.cli import main
+from mixerzoo.tasks.experiments import report
+from mixerzoo.tasks.experiments.grid import Headline, experiment_configs
 from mmengine.registry import MODELS
 from PIL import Image
 
@@ -57,9 +59,9 @@ def test_experiment(tmp_path):
 @pytest.mark.slow
 def test_experiment_mistakes(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing: no folder of configs, nor a packaged one"):
-        experiment.experiment_configs("nothing")
+        experiment_configs("nothing")
     with pytest.raises(ValueError, match=r"no finished run of classification/h1"):
-        experiment.report("classification/h1", tmp_path)
+        report.report("classification/h1", tmp_path)
     failing = [
         "experiment",
         "classification/h1",
@@ -81,23 +83,23 @@ def test_multiply_adds_are_those_of_the_analyzer(name):
     with torch.device("meta"):
         model = MODELS.build(engine.load_config(f"classification/h1/{name}").model)
     expected = count_flops(model.net, (28, 28), in_chans=1).macs()
-    assert experiment.macs(f"classification/h1/{name}") == pytest.approx(expected, rel=1e-3)
+    assert report.macs(f"classification/h1/{name}") == pytest.approx(expected, rel=1e-3)
 
 
 def test_groups_have_plots_of_their_own(tmp_path):
     def entry(name, value):
-        return experiment.Entry(name, 1, 10**6, [value, value + 1], [], 1.0, 1.0, "cpu")
+        return report.Entry(name, 1, 10**6, [value, value + 1], [], 1.0, 1.0, "cpu")
 
     entries = [entry("s6_short", 30.0), entry("attn_short", 28.0), entry("attn_long", 20.0)]
-    plain = experiment.Headline("seg/mIoU", "mIoU %", "highest")
-    grouped = experiment.Headline("seg/mIoU", "mIoU %", "highest", groups=("_short", "_long", "_huge"))
-    rows = [(group, [e.name for e in shown]) for group, shown in experiment._rows(entries, grouped)]
+    plain = Headline("seg/mIoU", "mIoU %", "highest")
+    grouped = Headline("seg/mIoU", "mIoU %", "highest", groups=("_short", "_long", "_huge"))
+    rows = [(group, [e.name for e in shown]) for group, shown in report._rows(entries, grouped)]
     assert rows == [("_short", ["s6_short", "attn_short"]), ("_long", ["attn_long"])]
-    assert [experiment._network(e, grouped) for e in entries] == ["s6", "attn", "attn"]
-    assert [experiment._network(e, plain) for e in entries] == ["s6_short", "attn_short", "attn_long"]
+    assert [report._network(e, grouped) for e in entries] == ["s6", "attn", "attn"]
+    assert [report._network(e, plain) for e in entries] == ["s6_short", "attn_short", "attn_long"]
     heights = []
     for headline in (plain, grouped):
-        experiment._draw(entries[:2] if headline is plain else entries, headline, tmp_path / "plot.png")
+        report._draw(entries[:2] if headline is plain else entries, headline, tmp_path / "plot.png")
         with Image.open(tmp_path / "plot.png") as image:
             heights.append(image.height)
     assert heights[1] > 1.5 * heights[0]

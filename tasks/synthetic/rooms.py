@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .datasets import KITTI_COUNTS, NYU_COUNTS
-from .images import replacing, write_counts
+from ..depth.datasets import KITTI_COUNTS, NYU_COUNTS
+from ..depth.images import replacing, write_counts
 
 Array = NDArray[np.float64]
 UP = np.array([0.0, 0.0, 1.0])  # of the world; x and y span the ground

@@ -13,15 +13,8 @@ from mixerzoo.tasks.depth import create_depth_model
 from mixerzoo.tasks.depth.datasets import KITTI, NYU, RGBDFolder
 from mixerzoo.tasks.depth.losses import silog_loss
 from mixerzoo.tasks.depth.metrics import DepthMetrics, Protocol
-from mixerzoo.tasks.depth.sources import (
-    convert_castel,
-    convert_kinect,
-    convert_motorcycle,
-    depth_counts,
-    read_bin,
-    write_folder,
-)
-from mixerzoo.tasks.depth.synthetic import (
+from mixerzoo.tasks.depth.transforms import Compose, Convention, Normalize, Resize
+from mixerzoo.tasks.synthetic.rooms import (
     KITTI_CAMERA,
     NYU_CAMERA,
     Box,
@@ -36,7 +29,14 @@ from mixerzoo.tasks.depth.synthetic import (
     write_kitti,
     write_nyu,
 )
-from mixerzoo.tasks.depth.transforms import Compose, Convention, Normalize, Resize
+from mixerzoo.tasks.synthetic.sources import (
+    convert_castel,
+    convert_kinect,
+    convert_motorcycle,
+    depth_counts,
+    read_bin,
+    write_folder,
+)
 from PIL import Image
 from torch.utils.data import default_collate
 
