@@ -20,6 +20,7 @@ COMMANDS = {
         "test": "tasks.commands.test",
         "predict": "tasks.commands.predict",
         "experiment": "tasks.commands.experiment",
+        "configs": "tasks.commands.configs",
     },
     "Files": {
         "convert": "tasks.commands.convert",

@@ -71,5 +71,5 @@ def read(config: str | Path, device: torch.device | str = "meta") -> list[Networ
         ConfigError: the task does not name its networks, or the model cannot be built.
     """
     cfg = engine.load_config(config)
-    label, at = Path(cfg.filename).stem, sizes(cfg)
-    return [Network(f"{label} {name}", network, at) for name, network in networks(cfg, device).items()]
+    at = sizes(cfg)
+    return [Network(f"{cfg.run_name} {name}", network, at) for name, network in networks(cfg, device).items()]

@@ -7,9 +7,9 @@ blocks) 0.0952, 0.934, 0.429 m; Vim-Tiny below AbsRel 0.10 after 21 minutes of t
     python -m mixerzoo.tasks.synthetic.rooms data/depth_rooms --train 4000 --test 200 --scale 0.2
     mixerzoo train depth/synthetic --backbone mambaout_femto_s6 --data data/depth_rooms
 
-A recipe of this project; the test rooms are other rooms, drawn after the training ones. AdamW 1e-3 for five epochs; the
-rate rises over 100 iterations and falls along a cosine to 1 %. MambaOut-Femto has fewer blocks, Vim-Tiny 8 of its 24 and
-ViT-Tiny 8 of its 12, with patches of 16×16 pixels: 48 tokens.
+A recipe of this project; the test rooms are other rooms, drawn after the training ones. AdamW 1e-3 for five epochs;
+the rate rises over 100 iterations and falls along a cosine to 1 %. MambaOut-Femto has fewer blocks, Vim-Tiny 8 of its
+24 and ViT-Tiny 8 of its 12, with patches of 16×16 pixels: 48 tokens.
 
 Vim-Tiny and ViT-Tiny overfit 4,000 rooms (AbsRel 0.110 after twelve epochs, and 0.136 after four): they train on 16,000
 of their own. --data would replace both folders: leave it out, and train where `data/` lies.

@@ -6,10 +6,9 @@ vmamba_small_s2l15 49.9 and 44.2. MambaOut's paper has no such figures.
     torchrun --standalone --nproc_per_node=8 -m mixerzoo.tasks.cli \\
         train detection/mask_rcnn_3x_coco --backbone vmamba_tiny_s1l8 --data COCO
 
-A tenth of the rate after 27 and 33 epochs, and DETR's augmentation (arXiv 2005.12872, appendix A.4): half of the pictures
-at a random size, half cropped between two resizes. mmdet 3.3.0, configs/swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py,
-which VMamba's 3× figures follow too.
-"""
+A tenth of the rate after 27 and 33 epochs, and DETR's augmentation (arXiv 2005.12872, appendix A.4): half of the
+pictures at a random size, half cropped between two resizes. mmdet 3.3.0,
+configs/swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py, which VMamba's 3× figures follow too."""
 
 _base_ = "mask_rcnn_1x_coco.py"
 

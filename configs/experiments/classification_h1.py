@@ -4,9 +4,8 @@ Measured here over three seeds: benchmarks/results/h1_amd_epyc.json.
 
     mixerzoo experiment classification_h1 --runs runs/h1
 
-Nine token mixers in MambaOut-Femto and, as in the paper's figure 3b, ViT with fully visible and with causal attention, on
-Fashion-MNIST by the recipe of classification/fashion_mnist.
-"""
+Nine token mixers in MambaOut-Femto and, as in the paper's figure 3b, ViT with fully visible and with causal attention,
+on Fashion-MNIST by the recipe of classification/fashion_mnist."""
 
 _base_ = "../classification/fashion_mnist.py"
 

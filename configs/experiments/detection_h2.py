@@ -8,11 +8,10 @@ Not run here in full; detection_h2_reduced, which a CPU can do, was.
         --items 576 832 --sides 18 32
     mixerzoo experiment detection_h2 --runs runs/h2_detection
 
-Nine token mixers on short sequences (pictures of 96×96: 36 tokens at stride 16) and on long ones (768×768: 2304 tokens,
-twice the L = 6D of its 192 channels). A step sees 768² = 64 × 96² pixels with about 700 items of 18 to 32 pixels, on one
-long sequence or on 64 short ones; as many samples are taken and detections kept of an area; nothing else differs. AP50
-ranks, as it counts all detections: COCO's AP takes 100 a picture at most.
-"""
+Nine token mixers on short sequences (pictures of 96×96: 36 tokens at stride 16) and on long ones (768×768: 2304
+tokens, twice the L = 6D of its 192 channels). A step sees 768² = 64 × 96² pixels with about 700 items of 18 to 32
+pixels, on one long sequence or on 64 short ones; as many samples are taken and detections kept of an area; nothing
+else differs. AP50 ranks, as it counts all detections: COCO's AP takes 100 a picture at most."""
 
 _base_ = "../detection/mask_rcnn_composed.py"
 

@@ -24,53 +24,59 @@ output of the backbone; weights of ImageNet. Where each comes from, and what dif
 - VMamba: segmentation/configs/vssm1 of the official repository at 2ed52ea (batch 4 × 4).
 - MambaOut: the authors released no code for it. Their words (yuweihao/MambaOut#251): Swin's configuration, learning
   rate 1e-4, drop path 0.3 (tiny), 0.3 or 0.4 (small) and 0.6 (base), no layer-wise decay. The other mixers of
-  MambaOut-Tiny differ in nothing but the mixer. No weights of them are published: train classification/mambaout_imagenet
-  with the same --backbone, and put the file where the table has it.
+  MambaOut-Tiny differ in nothing but the mixer. No weights of them are published: train
+  classification/mambaout_imagenet with the same --backbone, and put the file where the table has it.
 - Swin: mmseg's swin-{tiny,small,base}-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512; timm's network.
 - ViT: mmseg's vit_vit-b16_mln and vit_deit-s16_mln, blocks 2, 5, 8 and 11, tested in windows of 512 every 341 pixels.
   The pyramid is ViTDet's instead of its MultiLevelNeck.
-- Vim has a recipe of its own: upernet_vim_ade20k.
-"""
+- Vim has a recipe of its own: upernet_vim_ade20k."""
 
 _base_ = ["_base_/segmentation.py", "_base_/upernet.py", "_base_/ade20k.py"]
 
 run_name = "upernet_{backbone}_ade20k"
 backbone = "vmamba_tiny_s1l8"
 _weights = dict(init_cfg=dict(type="Pretrained", checkpoint="timm"))
-_mambaout = dict(cfg=dict(optim_wrapper=dict(optimizer=dict(lr=1e-4))))
-_vit = dict(
-    out_indices=[2, 5, 8, 11],
-    pyramid=True,
-    norm_outputs=False,
-    **_weights,
-    cfg=dict(
-        model=dict(
-            data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
-            test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
-        )
-    ),
-)
+
+
+def _fit(*channels, lr=6e-5):
+    heads = dict(decode_head=dict(in_channels=list(channels)), auxiliary_head=dict(in_channels=channels[2]))
+    return dict(model=heads, optim_wrapper=dict(optimizer=dict(lr=lr)))
+
+
+def _vit(name, drop_path_rate, *channels):
+    cfg = _fit(*channels)
+    cfg["model"].update(
+        data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
+        test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
+    )
+    blocks = dict(out_indices=[2, 5, 8, 11], pyramid=True, norm_outputs=False)
+    return dict(name=name, drop_path_rate=drop_path_rate, **blocks, **_weights, cfg=cfg)
+
+
+def _pretrained_here(mixer):
+    return dict(init_cfg=dict(type="Pretrained", checkpoint=f"data/weights/mambaout_tiny_{mixer}.pth"))
+
+
+_mambaout = _fit(96, 192, 384, 576, lr=1e-4)
+_128 = _fit(128, 256, 512, 1024)
+_swin = "swin_{}_patch4_window7_224.ms_in1k"
 _mixers = ("s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
 backbones = dict(
-    mambaout_tiny_gatedcnn=dict(drop_path_rate=0.3, **_weights, **_mambaout),
-    mambaout_small_gatedcnn=dict(drop_path_rate=0.4, **_weights, **_mambaout),
-    mambaout_base_gatedcnn=dict(drop_path_rate=0.6, **_weights, **_mambaout),
+    mambaout_tiny_gatedcnn=dict(drop_path_rate=0.3, **_weights, cfg=_mambaout),
+    mambaout_small_gatedcnn=dict(drop_path_rate=0.4, **_weights, cfg=_mambaout),
+    mambaout_base_gatedcnn=dict(drop_path_rate=0.6, **_weights, cfg=_fit(128, 256, 512, 768, lr=1e-4)),
     **{
-        f"mambaout_tiny_{mixer}": dict(
-            drop_path_rate=0.3,
-            init_cfg=dict(type="Pretrained", checkpoint=f"data/weights/mambaout_tiny_{mixer}.pth"),
-            **_mambaout,
-        )
+        f"mambaout_tiny_{mixer}": dict(drop_path_rate=0.3, **_pretrained_here(mixer), cfg=_mambaout)
         for mixer in _mixers
     },
     vmamba_tiny_s1l8=dict(drop_path_rate=0.2, **_weights),
     vmamba_small_s2l15=dict(drop_path_rate=0.3, **_weights),
-    vmamba_base_s2l15=dict(drop_path_rate=0.6, **_weights),
-    swin_tiny=dict(name="swin_tiny_patch4_window7_224.ms_in1k", drop_path_rate=0.3, **_weights),
-    swin_small=dict(name="swin_small_patch4_window7_224.ms_in1k", drop_path_rate=0.3, **_weights),
-    swin_base=dict(name="swin_base_patch4_window7_224.ms_in1k", drop_path_rate=0.3, **_weights),
-    vit_small=dict(name="deit_small_patch16_224.fb_in1k", drop_path_rate=0.1, **_vit),
-    vit_base=dict(name="vit_base_patch16_224.augreg_in21k_ft_in1k", drop_path_rate=0.0, **_vit),
+    vmamba_base_s2l15=dict(drop_path_rate=0.6, **_weights, cfg=_128),
+    swin_tiny=dict(name=_swin.format("tiny"), drop_path_rate=0.3, **_weights),
+    swin_small=dict(name=_swin.format("small"), drop_path_rate=0.3, **_weights),
+    swin_base=dict(name=_swin.format("base"), drop_path_rate=0.3, **_weights, cfg=_128),
+    vit_small=_vit("deit_small_patch16_224.fb_in1k", 0.1, 96, 192, 384, 384),
+    vit_base=_vit("vit_base_patch16_224.augreg_in21k_ft_in1k", 0.0, 192, 384, 768, 768),
 )
 model = dict(
     backbone=dict(name=backbone, **backbones[backbone]),

@@ -28,7 +28,9 @@ backbones = dict(
         drop_path_rate=0.05,
         **_vim,
         cfg=dict(
-            model=dict(decode_head=dict(channels=384)),
+            model=dict(
+                decode_head=dict(in_channels=[96, 192, 384, 384], channels=384), auxiliary_head=dict(in_channels=384)
+            ),
             optim_wrapper=dict(optimizer=dict(lr=1e-4, weight_decay=0.05, layer_decay=0.95)),
         ),
     ),

@@ -15,3 +15,15 @@ OPTIONS = click.option(
 )
 
 DATA = click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Root of the data sets.")
+
+BACKBONE = click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Another network in the recipe: one of its table (`mixerzoo configs CONFIG`), or any of timm's.",
+)
+
+LAUNCHER = click.option(
+    "--launcher",
+    type=click.Choice(["none", "pytorch", "slurm", "mpi"]),
+    help="Who started the processes, as in mmengine; default: torchrun if it did.",
+)

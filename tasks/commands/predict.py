@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import OPTIONS
+from .options import BACKBONE, OPTIONS
 
 
 @click.command("predict", short_help="Label pictures with a trained model.")
@@ -14,11 +14,15 @@ from .options import OPTIONS
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="For pictures and JSON.")
+@BACKBONE
 @OPTIONS
-def command(config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, options: tuple[str, ...]) -> None:
+def command(
+    config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, backbone: str | None, options: tuple[str, ...]
+) -> None:
     """Writes an annotated copy of every IMAGE and predictions.json into DIR."""
     from .. import engine
 
-    for record in engine.predict(config, checkpoint, images, out, options=engine.parse_options(options)):
+    chosen = {"options": engine.parse_options(options), "backbone": backbone}
+    for record in engine.predict(config, checkpoint, images, out, **chosen):
         click.echo(f"{record['image']}: {record['summary']}")
     click.echo(f"{out}: predictions.json and the annotated pictures")

@@ -12,35 +12,23 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ... import configs as packaged
 from .errors import ConfigError, explain
+from .recipes import MIXERZOO_KEYS, config_names, find, read, run_name
 
 __all__ = ["config_names", "find_config", "load_config", "parse_options"]
 
-CONFIGS = Path(packaged.__file__).parent
 RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
-OTHER_KEYS |= {"checker"}
-
-
-def config_names(folder: str = "") -> list[str]:
-    """Names of the packaged configs, or of those in one folder of them."""
-    paths = [path.relative_to(CONFIGS).with_suffix("") for path in sorted((CONFIGS / folder).rglob("*.py"))]
-    return [str(path) for path in paths if not any(part.startswith("_") for part in path.parts)]
+OTHER_KEYS |= {"checker", *MIXERZOO_KEYS}
 
 
 def find_config(config: str | Path) -> Path:
-    """The file of a config given by path, or by the name of a packaged one such as ``classification/NAME``.
+    """The file of a config, given by path or by name as `recipes.find` takes it.
 
     Raises:
         FileNotFoundError: neither; the message lists the closest names.
     """
-    for path in (Path(config), CONFIGS / f"{config}.py", CONFIGS / config):
-        if path.is_file():
-            return path.resolve()
-    names = config_names()
-    close = difflib.get_close_matches(str(config), names, n=3, cutoff=0.3) or names[:5]
-    raise FileNotFoundError(f"{config}: no such config file, nor a packaged one; the closest are {', '.join(close)}")
+    return find(config).path
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -61,26 +49,44 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def load_config(config: str | Path, options: Mapping[str, Any] | None = None, data: str | Path | None = None) -> Config:
+def load_config(
+    config: str | Path,
+    options: Mapping[str, Any] | None = None,
+    data: str | Path | None = None,
+    backbone: str | None = None,
+) -> Config:
     """Reads a config and overrides values in it.
 
     Args:
-        config: path, or name of a packaged config.
+        config: path, or name as `recipes.find` takes it.
         data: folder of the data; ``root`` (mmdet's and mmseg's: ``data_root``) of every data set.
         options: dotted key → value, e.g. ``{"train_cfg.max_epochs": 3}``; the part before the last dot must exist.
+            ``backbone`` is the argument of that name.
+        backbone: a backbone of the recipe's table, or any of timm's names; default: that of the name, or the recipe's.
+
+    Returns:
+        The config, with ``run_name``, which runs are called by.
 
     Raises:
         FileNotFoundError: no such config.
-        ConfigError: it does not parse, or a key is not known.
+        ConfigError: it does not parse, a key is not known, or the backbone does not fit.
     """
-    path = find_config(config)
+    choice = find(config)
+    path, options = choice.path, {**choice.options, **(options or {})}
+    named = options.pop("backbone", choice.backbone)
+    chosen = backbone or named
     try:
-        cfg = Config.fromfile(path)
+        cfg = read(path, chosen)
+    except ConfigError:
+        raise
     except ImportError as error:  # mmengine's own says which module failed, but not why
         raise ConfigError(f"{path}: {explain(error)}") from error
     except Exception as error:  # whatever Python code raises
         raise ConfigError(f"{path}: not a config that can be read: {type(error).__name__}: {error}") from error
-    for key, value in (options or {}).items():
+    cfg.run_name = run_name(cfg, choice, chosen)
+    for key in ("backbones", "grid", "seeds"):
+        cfg.pop(key, None)
+    for key, value in options.items():
         _check_option(cfg, key, path)
         cfg.merge_from_dict({key: value})
     for key in cfg:

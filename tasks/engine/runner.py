@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
 from .config import load_config
 from .errors import ConfigError, check_checkpoint_hook, check_fits, check_names, explain, require
+from .plain import end_schedule
 
 __all__ = ["TaskRunner", "build_runner", "predict", "say", "test", "train"]
 
@@ -95,9 +96,7 @@ class TaskRunner(Runner):
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """A schedule without ``end`` ends with the training."""
-        for cfg in scheduler if isinstance(scheduler, list) else [scheduler]:
-            if isinstance(cfg, dict) and "end" not in cfg:
-                cfg["end"] = self.max_epochs if cfg.get("by_epoch", True) else self.max_iters
+        end_schedule(scheduler, self.max_epochs, self.max_iters)
         with self._naming("param_scheduler"):
             return super().build_param_scheduler(scheduler)
 
@@ -170,13 +169,13 @@ def build_runner(cfg: Config, work_dir: str | Path | None = None, launcher: str 
 
     Args:
         cfg: of `load_config`.
-        work_dir: where everything goes; default: the config's ``work_dir``, else ``runs/NAME OF THE CONFIG``.
-        launcher: ``none`` or ``pytorch``; default: by torchrun's environment variables.
+        work_dir: where everything goes; default: the config's ``work_dir``, else ``runs/RUN_NAME OF THE CONFIG``.
+        launcher: mmengine's ``none``, ``pytorch``, ``slurm`` or ``mpi``; default: by torchrun's environment variables.
 
     Raises:
         ConfigError: something in the config cannot be built.
     """
-    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
+    cfg.work_dir = str(work_dir or _folder(cfg))
     cfg.launcher = launcher or ("pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none")
     cfg.setdefault("randomness", {"seed": 0})  # mmengine would draw a seed, and sample by another one after a resume
     saving = cfg.setdefault("default_hooks", {}).setdefault("checkpoint", {"type": "CheckpointHook"})
@@ -189,6 +188,10 @@ def build_runner(cfg: Config, work_dir: str | Path | None = None, launcher: str 
         raise
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"{cfg.filename}: {explain(error)}") from error
+
+
+def _folder(cfg: Config) -> Path:
+    return Path(cfg.get("work_dir") or Path("runs") / cfg.run_name)
 
 
 def _forget_earlier_runs() -> None:
@@ -206,6 +209,7 @@ def train(
     resume: bool = False,
     amp: str | None = None,
     check_data: bool = False,
+    launcher: str | None = None,
     **kwargs: Any,
 ) -> Path:
     """Trains what a config describes.
@@ -217,7 +221,8 @@ def train(
         amp: ``bfloat16`` or ``float16`` for mixed precision.
         check_data: read all of the data first; the config's ``checker`` names the module that knows how. What costs
             little is checked anyway.
-        **kwargs: ``options`` and ``data`` as in `load_config`.
+        launcher: as in `build_runner`.
+        **kwargs: ``options``, ``data`` and ``backbone`` as in `load_config`.
 
     Returns:
         ``work_dir``.
@@ -231,7 +236,7 @@ def train(
     if amp:
         cfg.optim_wrapper.update(type="AutocastOptimWrapper", dtype=amp)
     cfg.resume = resume
-    folder = Path(work_dir or cfg.get("work_dir") or Path("runs") / Path(cfg.filename).stem)
+    folder = Path(work_dir or _folder(cfg))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; choose another --work-dir")
     previous = newest_checkpoint(folder)
@@ -244,7 +249,7 @@ def train(
     elif check_data:
         raise ConfigError(f"{cfg.filename}: checker: expected the module that checks this task's data; add it")
     with _one_cause(folder):
-        runner = build_runner(cfg, folder)
+        runner = build_runner(cfg, folder, launcher)
         _check_classes(runner, "train", "val")
         say(f"{folder}: logs and TensorBoard files in {Path(runner.log_dir).name}/, checkpoints beside it as they come")
         runner.train()
@@ -266,7 +271,11 @@ def _one_cause(folder: Path) -> Iterator[None]:
 
 
 def test(
-    config: str | Path, checkpoint: str | Path, work_dir: str | Path | None = None, **kwargs: Any
+    config: str | Path,
+    checkpoint: str | Path,
+    work_dir: str | Path | None = None,
+    launcher: str | None = None,
+    **kwargs: Any,
 ) -> dict[str, float]:
     """Measures a checkpoint on the config's test set.
 
@@ -274,7 +283,8 @@ def test(
         config: path or packaged name.
         checkpoint: file that ``train`` wrote.
         work_dir: where logs and pictures go; default: ``test`` beside the checkpoint.
-        **kwargs: ``options`` and ``data`` as in `load_config`.
+        launcher: as in `build_runner`.
+        **kwargs: ``options``, ``data`` and ``backbone`` as in `load_config`.
 
     Returns:
         Metrics.
@@ -288,7 +298,7 @@ def test(
     cfg.load_from, cfg.resume = str(checkpoint), False
     folder = Path(work_dir or checkpoint.parent / "test")
     with _one_cause(folder):
-        runner = build_runner(cfg, folder)
+        runner = build_runner(cfg, folder, launcher)
         _check_classes(runner, "test")
         check_fits(runner.model, content, checkpoint)
         trained_on = (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
@@ -306,7 +316,7 @@ def predict(
         checkpoint: file that ``train`` wrote.
         images: picture files.
         out: folder.
-        **kwargs: ``options`` and ``data`` as in `load_config`.
+        **kwargs: ``options``, ``data`` and ``backbone`` as in `load_config`.
 
     Returns:
         One record per picture.

@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,8 +24,9 @@ from .. import engine
 from ..config_source import image_shape, networks
 from ..engine.checkpoints import write_atomically
 from ..engine.plots import save_figure
+from ..engine.recipes import experiment
 from ..engine.steps import step_times
-from .grid import Headline, experiment_configs, headline_of
+from .headline import Headline, headline_of
 
 __all__ = ["Entry", "macs", "report"]
 
@@ -61,7 +63,7 @@ def report(name: str, runs: Path) -> list[Entry]:
     The time of a training step is not taken from the runs, beside which others may have run, but measured now.
 
     Args:
-        name: of the folder of configs.
+        name: as `engine.recipes.experiment` takes it.
         runs: of `run`.
 
     Returns:
@@ -70,20 +72,22 @@ def report(name: str, runs: Path) -> list[Entry]:
     Raises:
         ValueError: no run is finished.
     """
-    configs = experiment_configs(name)
-    headline = headline_of(next(iter(configs.values())))
+    recipe = experiment(name)
     results = {
-        label: [json.loads(path.read_text()) for path in sorted((runs / label).glob("seed_*/result.json"))]
-        for label in configs
+        cell.name: [json.loads(path.read_text()) for path in sorted((runs / cell.name).glob("seed_*/result.json"))]
+        for cell in recipe.cells
     }
-    done = {label: config for label, config in configs.items() if results[label]}
+    done = [cell for cell in recipe.cells if results[cell.name]]
     if not done:
         raise ValueError(f"{runs}: no finished run of {name}; run `mixerzoo experiment {name} --runs {runs}` first")
     claim = runs / "experiment.json"
-    unclaimed = {"experiment": name, "options": [], "data": None, "jobs": 1}
+    unclaimed = {"experiment": recipe.name, "options": [], "data": None, "jobs": 1}
     note = json.loads(claim.read_text()) if claim.exists() else unclaimed
-    times = _step_times(done, runs / "steps.json", note)
-    entries = [_entry(label, config, results[label], headline, times[label]) for label, config in done.items()]
+    options = engine.parse_options(note["options"])
+    configs = {cell.name: engine.load_config(recipe.path, {**cell.options, **options}, note["data"]) for cell in done}
+    headline = headline_of(next(iter(configs.values())))
+    times = _step_times(configs, runs / "steps.json")
+    entries = [_entry(label, cfg, results[label], headline, times[label]) for label, cfg in configs.items()]
     entries.sort(key=lambda entry: headline.sign() * entry.mean)
     _print(entries, headline, name)
     write_atomically(_markdown(entries, headline, note).encode(), runs / "table.md")
@@ -95,26 +99,25 @@ def report(name: str, runs: Path) -> list[Entry]:
     }
     write_atomically(json.dumps(content, indent=1).encode(), runs / "table.json")
     _draw(entries, headline, runs / "plot.png")
-    print(f"{runs}: table.md, table.json, plot.png, and a folder per config and seed")
+    print(f"{runs}: table.md, table.json, plot.png, and a folder per cell and seed")
     return entries
 
 
-def _step_times(configs: Mapping[str, str], path: Path, note: Mapping[str, Any]) -> dict[str, float]:
+def _step_times(configs: Mapping[str, Config], path: Path) -> dict[str, float]:
     """Of `steps.step_times`; ``path`` keeps them for the next report."""
     times = json.loads(path.read_text()) if path.exists() else {}
     if configs.keys() - times.keys():  # all again: figures of different occasions do not compare
-        options, data = engine.parse_options(note["options"]), note["data"]
-        times = step_times({label: engine.load_config(config, options, data) for label, config in configs.items()})
+        times = step_times(configs)
         write_atomically(json.dumps(times, indent=1), path)
     return times
 
 
-def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline: Headline, step_ms: float) -> Entry:
+def _entry(label: str, cfg: Config, results: Sequence[dict[str, Any]], headline: Headline, step_ms: float) -> Entry:
     metrics = [result["metrics"] for result in results]
     return Entry(
         label,
         results[0]["parameters"],
-        macs(config),
+        macs(cfg),
         [values[headline.metric] for values in metrics],
         [statistics.mean(values[key] for values in metrics) for key in headline.others],
         step_ms,
@@ -123,9 +126,8 @@ def _entry(label: str, config: str, results: Sequence[dict[str, Any]], headline:
     )
 
 
-def macs(config: str) -> int:
+def macs(cfg: Config) -> int:
     """Multiply-adds of one image through the config's network, by PyTorch's own counter (attention counted in full)."""
-    cfg = engine.load_config(config)
     net = next(iter(networks(cfg).values()))
     image = torch.zeros(1, *image_shape(cfg), device="meta")  # (1, channels, H, W)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

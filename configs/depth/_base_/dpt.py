@@ -1,5 +1,6 @@
-"""Training of DPT as MDE-Toolbox does it: AdamW 1e-4, a tenth of that for the pre-trained network, weight decay 0.01, 24
-epochs at batch 8×2 in one cycle (from a 25th of the rate, to a 100th of that), gradients clipped at 35, SILog with λ 0.85.
+"""Training of DPT as MDE-Toolbox does it: AdamW 1e-4, a tenth of that for the pre-trained network, weight decay 0.01,
+24 epochs at batch 8×2 in one cycle (from a 25th of the rate, to a 100th of that), gradients clipped at 35, SILog with
+λ 0.85.
 
 DPT's authors released no training code. Their paper (arXiv 2103.13413, section 4.1) fine-tunes the relative model, pre-
 trained on 1.4 million pictures, with the same kind of loss.
