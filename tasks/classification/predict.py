@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from timm.data import create_transform
 from torch import nn
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import open_picture, unused_name, write_picture
+from ..pictures import read_picture, unused_name, write_picture
 
 __all__ = ["annotate", "networks", "predict"]
 
@@ -40,7 +40,7 @@ def predict(
     classes = (meta.get("dataset_meta") or {}).get("classes") or [str(i) for i in range(model.num_classes)]
     transform = create_transform(**cfg.test_dataloader.dataset.transform)
     mode = "L" if cfg.model.net.get("in_chans", 3) == 1 else "RGB"
-    pictures = [ImageOps.exif_transpose(open_picture(path)) for path in images]  # as a viewer shows them
+    pictures = [read_picture(path) for path in images]
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):

@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Dataset
 
 from ..engine.sampling import seeded
+from ..pictures import open_upright, turned
 from .images import read_depth, read_image
 from .transforms import Sample, Transform
 
@@ -95,9 +96,10 @@ class RGBDFrames(DepthFrames):
         frame = self.frames[index]
         image, depth = read_image(frame.image), read_depth(frame.depth, self.counts_per_metre)
         if image.shape[1:] != depth.shape:
+            picture = open_upright(frame.image)
             raise ValueError(
-                f"{frame.image} has {image.shape[1]}×{image.shape[2]} pixels, its depth {frame.depth} has "
-                f"{depth.shape[0]}×{depth.shape[1]}; resample one of them"
+                f"{frame.image} has {picture.width}×{picture.height} pixels{turned(picture)}, its depth {frame.depth} "
+                f"has {depth.shape[1]}×{depth.shape[0]}; resample one of them"
             )
         return {"image": image, "depth": depth, "name": str(frame.image)}
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from PIL import Image
 
-from ..pictures import open_picture
+from ..pictures import read_picture, turned
 
 __all__ = ["DataError", "check_data"]
 
@@ -192,16 +191,18 @@ def _check_pictures(images: Sequence[Mapping[str, Any]], path: Path, folder: Pat
             missing.append(f"{place} is missing")
     _fail(path, missing, "put the picture there or remove it from the file")
     if thorough:
-        _fail(path, [fault for image in images if (fault := _unfit(image, folder))], "repair or remove the picture")
+        faults = [fault for image in images if (fault := _unfit(image, folder))]
+        _fail(path, faults, "repair or remove the picture, or state the size that viewers show")
 
 
 def _unfit(image: Mapping[str, Any], folder: Path) -> str | None:
     """What is wrong with a picture file, if anything."""
     try:
-        picture: Image.Image = open_picture(folder / image["file_name"])
+        picture = read_picture(folder / image["file_name"])
     except ValueError as error:
         return str(error)
     if picture.size != (image["width"], image["height"]):
         stated = f"{image['width']}×{image['height']}"
-        return f"{folder / image['file_name']} is {picture.width}×{picture.height}, not {stated} as stated"
+        size = f"{picture.width}×{picture.height}{turned(picture)}"
+        return f"{folder / image['file_name']} is {size}, not {stated} as stated"
     return None

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import open_picture, unused_name, write_picture
+from ..pictures import read_picture, unused_name, write_picture
 from .flops import WholeDetector
 
 __all__ = ["draw", "networks", "predict"]
@@ -46,7 +46,7 @@ def predict(
     classes = (meta.get("dataset_meta") or {}).get("classes")
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
     pipeline = Compose(steps)
-    pictures = [open_picture(path).convert("RGB") for path in images]
+    pictures = [read_picture(path) for path in images]
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):

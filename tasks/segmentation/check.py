@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmseg.registry import DATASETS
-from PIL import Image, UnidentifiedImageError
+
+from ..pictures import open_upright, turned
 
 __all__ = ["check_data", "check_pair"]
 
@@ -82,11 +83,12 @@ def check_pair(image: Path, labels: Path, classes: int, reduce_zero_label: bool)
         ValueError: a file cannot be read, sizes differ, or a label is beyond the classes.
     """
     pixels = _read(labels)
-    size = _read(image).shape[:2]
+    picture = open_upright(image)
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise ValueError(f"{labels}: expected one channel of 8 bits, got {pixels.dtype} {pixels.shape}; save class ids")
-    if pixels.shape != size:
-        raise ValueError(f"{labels}: {pixels.shape[1]}×{pixels.shape[0]} pixels, but its image {size[1]}×{size[0]}")
+    if pixels.shape[::-1] != picture.size:
+        size = f"{picture.width}×{picture.height}{turned(picture)}"
+        raise ValueError(f"{labels}: {pixels.shape[1]}×{pixels.shape[0]} pixels, but its image {size}; draw it on that")
     largest = classes if reduce_zero_label else classes - 1
     beyond = sorted(set(_beyond(pixels, largest)))
     if beyond:
@@ -101,8 +103,8 @@ def _beyond(pixels: np.ndarray, largest: int) -> Iterator[int]:
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not an image that can be read: {error}") from error
+    labels = open_upright(path)
+    turn = labels.info["orientation"]
+    if turn != 1:
+        raise ValueError(f"{path}: its EXIF orientation is {turn}, which label files must not have; save it upright")
+    return np.asarray(labels)

@@ -13,6 +13,8 @@ require_mm()
 from mmseg.datasets import ADE20KDataset, BaseSegDataset  # noqa: E402
 from mmseg.registry import DATASETS  # noqa: E402
 
+from .. import loading  # noqa: E402, F401  (registers the one loader of pictures)
+
 __all__ = ["ComposedSegmentation", "SeededADE20K"]
 
 # Background grey, then matplotlib's tab10 without its grey, and black for the last.

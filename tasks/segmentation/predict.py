@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import open_picture, unused_name, write_picture
+from ..pictures import read_picture, unused_name, write_picture
 
 __all__ = ["networks", "overlay", "predict"]
 
@@ -48,7 +48,7 @@ def predict(
         raise ValueError("the checkpoint's meta has no dataset_meta; expected a file that `mixerzoo train` wrote")
     init_default_scope(cfg.get("default_scope", "mmseg"))
     pipeline = Compose(_without_files(cfg.test_dataloader.dataset.pipeline))
-    pictures = [np.array(open_picture(path).convert("RGB")) for path in images]  # each (H, W, 3)
+    pictures = [np.array(read_picture(path)) for path in images]  # each (H, W, 3)
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
     for path, picture in zip(images, pictures, strict=True):
