@@ -26,7 +26,7 @@ from timm.models.mambaout import MlpHead
 from torch import nn
 
 from ._checkpoint import load_official, read_files_safely, unwrap
-from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
+from .layers import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers import list_mixers, mixer_class
 
 __all__ = ["MambaOut"]
@@ -41,10 +41,13 @@ class GatedBlock(nn.Module):
         dim: channels D.
         mixer: name of a registered token mixer, applied to D of the ``int(8/3 · D)`` hidden channels.
         drop_path: probability of dropping the residual branch of a sample.
+        backend: of the mixer, if it is a scan.
     """
 
-    def __init__(self, dim: int, mixer: str, drop_path: float = 0.0, **dd: Any) -> None:
+    def __init__(self, dim: int, mixer: str, drop_path: float = 0.0, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
+        mixer_type = mixer_class(mixer)
+        options = {"backend": backend} if mixer_type.kind == "scan" else {}
         through = int(8 / 3 * dim) - dim  # hidden channels that no mixer touches
         self.norm = LayerNorm(dim, eps=EPS, **dd)
         self.through_gate = nn.Linear(dim, through, **dd)
@@ -52,7 +55,7 @@ class GatedBlock(nn.Module):
         self.through_out = nn.Linear(through, dim, bias=False, **dd)
         self.mixed_gate = nn.Linear(dim, dim, **dd)
         self.mixed_value = nn.Linear(dim, dim, **dd)
-        self.mixer = mixer_class(mixer)(dim, **dd)
+        self.mixer = mixer_type(dim, **options, **dd)
         self.mixed_out = nn.Linear(dim, dim, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -75,6 +78,7 @@ class MambaOut(HierarchicalBackbone):
         global_pool: ``avg``, or ``''`` for no pooling.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, growing linearly from 0 over all blocks.
+        backend: of the mixers that are scans (`ops.selective_scan.selective_scan`, `ops.ssd.ssd`).
 
     Raises:
         ValueError: unknown mixer, or depths, dims and mixers of different lengths.
@@ -90,6 +94,7 @@ class MambaOut(HierarchicalBackbone):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -105,14 +110,23 @@ class MambaOut(HierarchicalBackbone):
             *[
                 Stage(
                     ConvDownsample(dims[i - 1], dim, EPS, **dd) if i else None,
-                    [GatedBlock(dim, mixers[i], rate, **dd) for rate in drop_path[i]],
+                    [GatedBlock(dim, mixers[i], rate, backend, **dd) for rate in drop_path[i]],
                 )
                 for i, dim in enumerate(dims)
             ]
         )
         self.head = MlpHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
-        self.apply(_init_weights)
+        self.apply(self.init_module)
+
+    @staticmethod
+    @torch.jit.ignore
+    def init_module(module: nn.Module) -> None:
+        """The official initialisation of convolutions and linear layers; all others keep PyTorch's."""
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str) -> None:
@@ -138,13 +152,6 @@ class MambaOut(HierarchicalBackbone):
     def pruned_head(self, num_features: int) -> dict[str, Any]:
         """The head's norm and hidden layer are made for the last stage: they go with it."""
         return {"reset_other": True, **super().pruned_head(num_features)}
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 # Official key prefix → ours, first match wins; the official head.norm is the hidden layer's, norm is the head's.

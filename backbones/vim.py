@@ -18,27 +18,41 @@ import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates, lecun_normal_, resample_abs_pos_embed, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_function,
+    register_notrace_module,
+)
 from timm.models._features import feature_take_indices
 from torch import nn
 
 from ._checkpoint import load_official, read_files_safely, unwrap
-from .mixers.s6 import SelectiveSSM
+from .layers import RMSNorm, SelectiveSSM, reset_parameters
+from .ops.common import upcast
 from .ops.cross_scan import VIM_ROUTES
 
 __all__ = ["VisionMamba"]
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm in float32 of a float32 residual; returns the dtype of its weight."""
+class DepthwiseConv1d(nn.Conv1d):
+    """Convolution of each channel over the tokens before it, or (``anticausal``) behind it, ``(B, E, L) -> (B, E, L)``.
 
-    def __init__(self, dim: int, eps: float = 1e-5, **dd: Any) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim, **dd))
-        self.eps = eps
+    The official second direction flips the sequence, convolves and flips back; flipping the taps does the same.
+    """
+
+    def __init__(self, dim: int, taps: int, anticausal: bool = False, **dd: Any) -> None:
+        super().__init__(dim, dim, taps, groups=dim, padding=taps - 1, **dd)
+        self.anticausal = anticausal
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(self.weight.dtype)
+        past = self.kernel_size[0] - 1
+        weight = (self.weight.flip(-1) if self.anticausal else self.weight).unsqueeze(2)  # (E, 1, 1, taps)
+        image = x.unsqueeze(2)  # (B, E, 1, L): channels_last in memory if the channels of x are contiguous
+        y = F.conv2d(image, weight, self.bias, padding=(0, past), groups=self.groups).squeeze(2)
+        return y[..., past:] if self.anticausal else y[..., : x.shape[-1]]
 
 
 class BidirectionalMamba(nn.Module):
@@ -55,29 +69,23 @@ class BidirectionalMamba(nn.Module):
         super().__init__()
         inner = 2 * dim
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
-        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, **dd)
-        self.conv1d_b = nn.Conv1d(inner, inner, d_conv, groups=inner, **dd)
+        self.conv1d = DepthwiseConv1d(inner, d_conv, **dd)
+        self.conv1d_b = DepthwiseConv1d(inner, d_conv, anticausal=True, **dd)
         self.ssm = SelectiveSSM(inner, VIM_ROUTES, d_state, math.ceil(dim / 16), backend, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = x.dtype
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, L, E) each
-        L, past = x.shape[1], self.conv1d.kernel_size[0] - 1
-        image = x.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L), channels_last in memory
-        causal = self._conv(image, self.conv1d.weight, self.conv1d.bias)[..., :L]
-        anticausal = self._conv(image, self.conv1d_b.weight.flip(-1), self.conv1d_b.bias)[..., past:]
-        u = F.silu(torch.cat((causal.permute(0, 3, 2, 1), anticausal.permute(0, 3, 2, 1)), dim=2))  # (B, L, K, E)
+        x = x.transpose(1, 2)  # (B, E, L), channels contiguous
+        directions = [conv(x).transpose(1, 2).unsqueeze(2) for conv in (self.conv1d, self.conv1d_b)]  # (B, L, 1, E)
+        u = F.silu(torch.cat(directions, dim=2))  # (B, L, K, E)
         y = self.ssm(u.unsqueeze(1), z.unsqueeze(1)).squeeze(1)  # sum of both directions, gated by silu(z)
-        return self.out_proj(y.to(x.dtype) / 2)
-
-    @staticmethod
-    def _conv(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Depthwise convolution with zeros on both sides; ``weight`` (E, 1, taps)."""
-        return F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, weight.shape[-1] - 1), groups=weight.shape[0])
+        return self.out_proj((y / 2).to(dtype))  # halved first: the sum may be too large for float16
 
 
 class Block(nn.Module):
-    """Pre-norm residual block on a float32 residual, ``(B, L, D) -> (B, L, D)``."""
+    """Pre-norm residual block on a residual in float32 (float64 for float64), ``(B, L, D) -> (B, L, D)``."""
 
     def __init__(self, dim: int, drop_path: float, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
@@ -86,18 +94,64 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        return residual + self.drop_path(self.mixer(self.norm(residual))).float()
+        return residual + upcast(self.drop_path(self.mixer(self.norm(residual))))
 
 
+@register_notrace_module
 class PatchEmbed(nn.Module):
-    """Convolution over patches, ``(B, C, H, W) -> (B, h, w, D)``; a stride below the patch size makes them overlap."""
+    """Convolution over patches, ``(B, C, H, W) -> (B, h, w, D)``; a stride below the patch size makes them overlap.
+
+    Raises:
+        ValueError: images smaller than a patch.
+    """
 
     def __init__(self, patch_size: int, stride: int, in_chans: int, dim: int, **dd: Any) -> None:
         super().__init__()
+        self.patch_size, self.stride = patch_size, stride
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches per column and row of an image."""
+        if min(height, width) < self.patch_size:
+            raise ValueError(f"images must be at least {self.patch_size} pixels a side, got {height}×{width}")
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.grid(x.shape[-2], x.shape[-1])
         return self.proj(x).permute(0, 2, 3, 1)
+
+
+def middle(tokens: torch.Tensor) -> int:
+    """Where the class token stands among M + 1 tokens (B, M + 1, D): behind the first half of the M patches."""
+    return (tokens.shape[1] - 1) // 2
+
+
+def without_class_token(tokens: torch.Tensor) -> torch.Tensor:
+    """``(B, M + 1, D) -> (B, M, D)``."""
+    at = middle(tokens)
+    return torch.cat((tokens[:, :at], tokens[:, at + 1 :]), dim=1)
+
+
+@register_notrace_function
+def add_positions(
+    patches: torch.Tensor, cls_token: torch.Tensor, pos_embed: torch.Tensor, grid_size: tuple[int, int]
+) -> torch.Tensor:
+    """Patches (B, h, w, D) to tokens (B, M + 1, D) in at least float32, the class token before the middle patch.
+
+    Args:
+        patches: patches without position.
+        cls_token: (1, 1, D).
+        pos_embed: (1, M' + 1, D), resampled if ``patches`` has another grid.
+        grid_size: the grid of M' patches that ``pos_embed`` is made for.
+    """
+    grid, x = patches.shape[1:3], patches.flatten(1, 2)  # (B, M, D)
+    at, pos = middle(pos_embed), without_class_token(pos_embed)
+    if tuple(grid) != tuple(grid_size):
+        pos = resample_abs_pos_embed(pos, list(grid), list(grid_size), num_prefix_tokens=0)
+    x = upcast(x + pos)
+    cls = upcast(cls_token + pos_embed[:, at : at + 1]).expand(x.shape[0], -1, -1)
+    half = x.shape[1] // 2
+    return torch.cat((x[:, :half], cls, x[:, half:]), dim=1)
 
 
 class VisionMamba(nn.Module):
@@ -142,22 +196,27 @@ class VisionMamba(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens = 0  # the class token stands in the middle, not in front
         self.patch_size, self.stride = patch_size, stride
-        self.grid_size = self._grid(*((img_size, img_size) if isinstance(img_size, int) else img_size))
         self.grad_checkpointing = False
         self._set_pool(global_pool)
         self.patch_embed = PatchEmbed(patch_size, stride, in_chans, embed_dim, **dd)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim, **dd))
-        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid_size) + 1, embed_dim, **dd))
+        self.grid_size = self.patch_embed.grid(*((img_size, img_size) if isinstance(img_size, int) else img_size))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim, **dd))
+        self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid_size) + 1, embed_dim, **dd))
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         self.layers = nn.Sequential(*[Block(embed_dim, rate, backend, **dd) for rate in rates])
         self.feature_info = [{"num_chs": embed_dim, "reduction": stride, "module": f"layers.{i}"} for i in range(depth)]
         self.norm_f = RMSNorm(embed_dim, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
-        self.init_weights()
+        self._init_official()
+
+    def init_weights(self) -> None:
+        """Initialises every parameter, as the constructor does; for a network whose memory came from ``to_empty``."""
+        reset_parameters(self)
+        self._init_official()
 
     @torch.no_grad()
-    def init_weights(self) -> None:
+    def _init_official(self) -> None:
         """The official initialisation, with its zero bias of the second direction's steps."""
         trunc_normal_(self.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
@@ -171,27 +230,19 @@ class VisionMamba(nn.Module):
             trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        if min(height, width) < self.patch_size:
-            raise ValueError(f"images must be at least {self.patch_size} pixels a side, got {height}×{width}")
-        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
-
     def _set_pool(self, global_pool: str) -> None:
         if global_pool not in ("token", "avg", ""):
             raise ValueError(f"global_pool must be 'token', 'avg' or '', got {global_pool!r}")
         self.global_pool = global_pool
 
-    @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str) -> None:
         """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
         load_official(self, checkpoint_path, checkpoint_filter_fn)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names and patterns of parameters exempt from weight decay."""
         return {"pos_embed", "cls_token", *(f"*.mixer.ssm.{name}" for name in SelectiveSSM.no_weight_decay)}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups for layer-wise learning rates: embeddings, each block, final norm with the head."""
         return {
@@ -199,12 +250,10 @@ class VisionMamba(nn.Module):
             "blocks": r"^layers\.(\d+)" if not coarse else [(r"^layers\.", (0,)), (r"^norm_f", (99999,))],
         }
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of storing its activations."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The final linear layer."""
         return self.head
@@ -222,26 +271,8 @@ class VisionMamba(nn.Module):
         ).train(self.training)
 
     def _embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) to tokens (B, M + 1, D) in float32, the class token before the middle patch."""
-        grid = self._grid(x.shape[-2], x.shape[-1])
-        x = self.patch_embed(x).flatten(1, 2)  # (B, M, D)
-        middle = self._middle(self.pos_embed)
-        pos = torch.cat((self.pos_embed[:, :middle], self.pos_embed[:, middle + 1 :]), dim=1)
-        if grid != self.grid_size:
-            pos = resample_abs_pos_embed(pos, list(grid), list(self.grid_size), num_prefix_tokens=0)
-        x = (x + pos).float()
-        cls = (self.cls_token + self.pos_embed[:, middle : middle + 1]).float().expand(x.shape[0], -1, -1)
-        half = x.shape[1] // 2
-        return torch.cat((x[:, :half], cls, x[:, half:]), dim=1)
-
-    @staticmethod
-    def _middle(tokens: torch.Tensor) -> int:
-        """Where the class token stands among M + 1 tokens: behind the first half of the M patches."""
-        return (tokens.shape[1] - 1) // 2
-
-    def _without_cls(self, tokens: torch.Tensor) -> torch.Tensor:
-        middle = self._middle(tokens)
-        return torch.cat((tokens[:, :middle], tokens[:, middle + 1 :]), dim=1)
+        """Images (B, C, H, W) to tokens (B, M + 1, D) in at least float32, the class token before the middle patch."""
+        return add_positions(self.patch_embed(x), self.cls_token, self.pos_embed, self.grid_size)
 
     def forward_intermediates(
         self,
@@ -264,25 +295,28 @@ class VisionMamba(nn.Module):
             intermediates_only: leave out the final features.
             return_prefix_tokens: pair each map with its class token (B, 1, D).
 
+        Returns:
+            ``(features, intermediates)``, all in the dtype of the network's parameters.
+
         Raises:
             ValueError: unknown ``output_fmt``.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be NCHW or NLC, got {output_fmt!r}")
         take, last = feature_take_indices(len(self.layers), indices)
-        grid = self._grid(x.shape[-2], x.shape[-1])
+        grid, dtype = self.patch_embed.grid(x.shape[-2], x.shape[-1]), self.pos_embed.dtype
         x = self._embed(x)
         intermediates = []
         for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
-            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
             if i in take:
-                tokens = self.norm_f(x) if norm else x
-                patches = self._without_cls(tokens)
+                tokens = (self.norm_f(x) if norm else x).to(dtype)
+                patches = without_class_token(tokens)
                 if output_fmt == "NCHW":
                     patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)
-                middle = self._middle(tokens)
-                intermediates.append((patches, tokens[:, middle : middle + 1]) if return_prefix_tokens else patches)
-        return intermediates if intermediates_only else (self.norm_f(x), intermediates)
+                at = middle(tokens)
+                intermediates.append((patches, tokens[:, at : at + 1]) if return_prefix_tokens else patches)
+        return intermediates if intermediates_only else (self.norm_f(x).to(dtype), intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -300,15 +334,15 @@ class VisionMamba(nn.Module):
         """``(B, C, H, W) -> (B, M + 1, D)``: all tokens after the final norm, the class token in the middle."""
         x = self._embed(x)
         for block in self.layers:
-            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
-        return self.norm_f(x)
+            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
+        return self.norm_f(x).to(self.pos_embed.dtype)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """``(B, M + 1, D) -> (B, num_classes)``."""
         if self.global_pool == "token":
-            x = x[:, self._middle(x)]
+            x = x[:, middle(x)]
         elif self.global_pool == "avg":
-            x = self._without_cls(x).mean(1)
+            x = without_class_token(x).mean(1)
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
@@ -357,14 +391,14 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VisionMamba) -> dict
 
 def _resample_pos_embed(pos: torch.Tensor, model: VisionMamba) -> torch.Tensor:
     """Position embeddings (1, M + 1, D) of a square grid for the model's grid, the class token in the middle."""
-    middle = model._middle(pos)
+    at = middle(pos)
     side = math.isqrt(pos.shape[1] - 1)
     if side * side != pos.shape[1] - 1 or pos.shape[2] != model.embed_dim:
         return pos  # the strict load names it
-    patches = torch.cat((pos[:, :middle], pos[:, middle + 1 :]), dim=1)
+    patches = without_class_token(pos)
     patches = resample_abs_pos_embed(patches, list(model.grid_size), [side, side], num_prefix_tokens=0)
     half = patches.shape[1] // 2
-    return torch.cat((patches[:, :half], pos[:, middle : middle + 1], patches[:, half:]), dim=1)
+    return torch.cat((patches[:, :half], pos[:, at : at + 1], patches[:, half:]), dim=1)
 
 
 def _cfg(hub_id: str, filename: str, **kwargs: Any) -> dict[str, Any]:

@@ -29,8 +29,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from ._checkpoint import load_official, read_files_safely, unwrap
-from ._hierarchical import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
-from .mixers.s6 import SelectiveSSM
+from .layers import ConvDownsample, ConvStem, HierarchicalBackbone, SelectiveSSM, Stage, StateLayerNorm
 from .ops.cross_scan import VMAMBA_ROUTES
 
 __all__ = ["VMamba"]
@@ -54,7 +53,7 @@ class SS2D(nn.Module):
         self.in_proj = nn.Linear(dim, inner, bias=False, **dd)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False, **dd)
         self.ssm = SelectiveSSM(inner, VMAMBA_ROUTES, d_state, math.ceil(dim / 16), backend, **dd)
-        self.out_norm = LayerNorm(inner, eps=EPS, **dd)
+        self.out_norm = StateLayerNorm(inner, eps=EPS, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +129,16 @@ class VMamba(HierarchicalBackbone):
         self.norm = LayerNorm(dims[-1], eps=EPS, **dd)
         self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, input_fmt="NHWC", **dd)
         self.head_hidden_size = self.head.num_features
-        self.apply(_init_weights)
+        self.apply(self.init_module)
+
+    @staticmethod
+    @torch.jit.ignore
+    def init_module(module: nn.Module) -> None:
+        """The official initialisation of linear layers; all others keep PyTorch's."""
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def load_pretrained(self, checkpoint_path: str) -> None:
@@ -147,13 +155,6 @@ class VMamba(HierarchicalBackbone):
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 _STEM = {"0": "conv1", "2": "norm1", "5": "conv2", "7": "norm2"}  # places in the official nn.Sequential

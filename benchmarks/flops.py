@@ -11,7 +11,7 @@ image; everything else (parameters, buffers, position tables, standardised weigh
     linear       activation × weight, and recurrent layers (LSTM, GRU)
     convolution  a convolution of an activation with a weight
     attention    activation × activation, whatever the layer is called
-    scan         selective scans and their like, by the formulas in `backbones.ops.flops`
+    scan         selective scans and their like, by the formulas in `backbones.ops.common`
     other        weight × weight: the same for any batch, and could be stored; in convention ``paper`` also norms etc.
 
 Two conventions:
@@ -45,7 +45,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from ..backbones.ops.flops import SCAN_FLOPS
+from ..backbones.ops.common import SCAN_FLOPS
 from .analysis import FLOP_CLASSES
 
 Convention = Literal["exact", "paper"]
@@ -392,7 +392,7 @@ def _refuse_arithmetic(func: OpOverload, path: str) -> None:
         return
     raise UnknownOperatorError(
         f"{path or 'the network'} calls {namespace}.{name}, whose FLOPs are unknown; register them with "
-        "mixerzoo.backbones.ops.flops.register_scan_flops or torch.utils.flop_counter.register_flop_formula"
+        "mixerzoo.backbones.ops.common.register_scan_flops or torch.utils.flop_counter.register_flop_formula"
     )
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..backbones.ops import selective_scan as scan_package
 from ..backbones.ops.cross_scan import VMAMBA_ROUTES, cross_merge, cross_scan
+from ..backbones.ops.selective_scan import cpu as scan_package
 from ..backbones.ops.selective_scan import selective_scan, selective_scan_2d
 from ..backbones.ops.ssd import ssd
 from . import oracle
@@ -345,18 +345,18 @@ def _ssds(shape: Shape, device: torch.device) -> list[Candidate]:
 
 def compile_c_kernel() -> str | None:
     """Compiles the C kernel into a temporary folder, if the package has none or an older one; returns why it cannot."""
-    source = Path(scan_package.__file__).resolve().with_name("scan_cpu.c")
-    built = importlib.util.find_spec(f"{scan_package.__name__}._scan_cpu")
+    source = Path(scan_package.__file__).resolve().with_name("kernel.c")
+    built = importlib.util.find_spec(f"{scan_package.__name__}._kernel")
     if built is not None and not (source.exists() and source.stat().st_mtime > Path(built.origin).stat().st_mtime):
         return None
-    project = source.parents[3] / "pyproject.toml"
+    project = source.parents[4] / "pyproject.toml"
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not (source.exists() and project.exists()):
-        return "no C compiler" if compiler is None else "no checkout with scan_cpu.c and pyproject.toml"
+        return "no C compiler" if compiler is None else "no checkout with kernel.c and pyproject.toml"
     (module,) = tomllib.loads(project.read_text())["tool"]["setuptools"]["ext-modules"]
     folder = tempfile.mkdtemp(prefix="mixerzoo-")
     flags = (*module["extra-compile-args"], "-shared", "-fPIC", *module["extra-link-args"])
-    command = (compiler, str(source), "-o", f"{folder}/_scan_cpu.so", *flags)
+    command = (compiler, str(source), "-o", f"{folder}/_kernel.so", *flags)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"{compiler}: {done.stderr.strip().splitlines()[0]}"

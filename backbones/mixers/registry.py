@@ -1,6 +1,7 @@
 """Names of the token mixers: what makes ``mambaout_{size}_{mixer}`` open to new mixers without a change to the family.
 
-A mixer maps ``(B, H, W, D)`` to ``(B, H, W, D)`` and is built by ``Mixer(dim, device=..., dtype=...)``. Two class
+A mixer maps ``(B, H, W, D)`` to ``(B, H, W, D)`` and is built by ``Mixer(dim, device=..., dtype=...)``, with
+``backend=...``, too, if its kind is ``scan``. Two class
 attributes say what it is: ``kind`` (``convolution``, ``attention``, ``pooling``, ``identity`` or ``scan``) and
 ``causal`` (whether a token sees only itself and the tokens before it in row-major order).
 """
@@ -19,15 +20,16 @@ _MIXERS: dict[str, type[nn.Module]] = {}
 
 
 def register_mixer(name: str) -> Callable[[Mixer], Mixer]:
-    """Class decorator: makes a mixer known as ``name``.
+    """Class decorator: makes a mixer known as ``name``; a reloaded module registers its classes anew.
 
     Raises:
-        ValueError: ``name`` is taken.
+        ValueError: another class has ``name``.
     """
 
     def register(cls: Mixer) -> Mixer:
-        if name in _MIXERS:
-            raise ValueError(f"token mixer {name!r} is already registered by {_MIXERS[name].__qualname__}")
+        known = _MIXERS.get(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"token mixer {name!r} is already registered by {known.__qualname__}")
         _MIXERS[name] = cls
         return cls
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm
 
+from ..layers import StateLayerNorm
 from ..ops.cross_scan import VMAMBA_ROUTES
 from .registry import register_mixer
 from .s6 import S6
@@ -21,9 +21,9 @@ class SS2D(S6):
 
     routes = VMAMBA_ROUTES
 
-    def __init__(self, dim: int, d_state: int = 1, kernel_size: int = 7, **dd: Any) -> None:
-        super().__init__(dim, d_state, kernel_size, **dd)
-        self.norm = LayerNorm(dim, **dd)
+    def __init__(self, dim: int, d_state: int = 1, kernel_size: int = 7, backend: str = "auto", **dd: Any) -> None:
+        super().__init__(dim, d_state, kernel_size, backend, **dd)
+        self.norm = StateLayerNorm(dim, **dd)
 
     def finish(self, y: torch.Tensor) -> torch.Tensor:
         return self.norm(y)

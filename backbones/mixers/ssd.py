@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import nn
 
+from ..layers import refuse_torchscript
+from ..ops.common import upcast
 from ..ops.ssd import ssd
 from .registry import register_mixer
-from .s6 import ignored_by_torchscript
 
 
 @register_notrace_module
@@ -23,6 +24,7 @@ class HeadwiseSSM(nn.Module):
         dim: channels D.
         d_state: states N, shared by all channels of a head; B and C are shared by all heads.
         num_heads: heads; ``None`` takes as many of 32 channels as fit, at least one.
+        backend: of the scan (`ops.ssd.ssd`).
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``.
@@ -35,6 +37,7 @@ class HeadwiseSSM(nn.Module):
         dim: int,
         d_state: int = 64,
         num_heads: int | None = None,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -43,11 +46,11 @@ class HeadwiseSSM(nn.Module):
         self.num_heads = max(1, dim // 32) if num_heads is None else num_heads
         if dim % self.num_heads:
             raise ValueError(f"num_heads must divide dim, got dim={dim} and num_heads={self.num_heads}")
-        self.d_state = d_state
+        self.d_state, self.backend = d_state, backend
         self.proj = nn.Linear(dim, 2 * d_state + self.num_heads, bias=False, **dd)
         self.dt_bias = nn.Parameter(torch.empty(self.num_heads, **dd))
         self.A_log = nn.Parameter(torch.empty(self.num_heads, **dd))
-        self.D = nn.Parameter(torch.ones(self.num_heads, **dd))
+        self.D = nn.Parameter(torch.empty(self.num_heads, **dd))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -56,20 +59,23 @@ class HeadwiseSSM(nn.Module):
         self.A_log.uniform_(1, 16).log_()
         self.dt_bias.uniform_(math.log(dt_min), math.log(dt_max)).exp_()
         self.dt_bias.add_(torch.log(-torch.expm1(-self.dt_bias)))  # softplus⁻¹
+        nn.init.ones_(self.D)
 
-    @ignored_by_torchscript
+    __prepare_scriptable__ = refuse_torchscript
+
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        params = F.linear(u, self.proj.weight)  # not self.proj(u): a scripted module cannot be called from Python
+        params = self.proj(u)
         B, C, dt = params.split([self.d_state, self.d_state, self.num_heads], dim=-1)
         y = ssd(
             u.unflatten(-1, (self.num_heads, -1)),  # (B, L, H, P)
             dt,
-            -self.A_log.float().exp(),
+            -upcast(self.A_log).exp(),
             B.unsqueeze(2),  # (B, L, 1, N)
             C.unsqueeze(2),
-            D=self.D.float(),
-            dt_bias=self.dt_bias.float(),
+            D=upcast(self.D),
+            dt_bias=upcast(self.dt_bias),
             dt_softplus=True,
+            backend=self.backend,
         )
         return y.flatten(2)
 
@@ -85,10 +91,10 @@ class SSD(nn.Module):
     causal = False
     no_weight_decay = tuple(f"ssm.{name}" for name in HeadwiseSSM.no_weight_decay)
 
-    def __init__(self, dim: int, d_state: int = 64, kernel_size: int = 7, **dd: Any) -> None:
+    def __init__(self, dim: int, d_state: int = 64, kernel_size: int = 7, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, **dd)
-        self.ssm = HeadwiseSSM(dim, d_state, **dd)
+        self.ssm = HeadwiseSSM(dim, d_state, backend=backend, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, D = x.shape

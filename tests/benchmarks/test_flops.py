@@ -6,7 +6,7 @@ import pytest
 import timm.layers
 import torch
 import torch.nn.functional as F
-from mixerzoo.backbones.ops.flops import SCAN_FLOPS, register_scan_flops
+from mixerzoo.backbones.ops.common import SCAN_FLOPS, register_scan_flops
 from mixerzoo.benchmarks import flops
 from mixerzoo.benchmarks.flops import Product, UnknownOperatorError, count_flops
 from mixerzoo.benchmarks.sources import MetaModels, build_model

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..cross_scan import VMAMBA_ROUTES, Route
-from . import library, mamba_ssm, reference
-from .contract import state_dtype
-from .validate import check_scan, check_scan_2d
+from ..common import without_autocast
+from ..cross_scan import VMAMBA_ROUTES
+from . import mamba_backend, reference, registration
+from .problem import Problem, image_problem, sequence_problem
 
 __all__ = ["selective_scan", "selective_scan_2d"]
 
@@ -38,9 +38,11 @@ def selective_scan(
         y    = (Σ_n C[n]·h[n] + D·u)·silu(z)
 
     State and accumulation are float32 (float64 if an argument is float64), whatever the dtype of the activations, each
-    of which may be float16, bfloat16, float32 or float64. Any strides are accepted. It is fastest when channels are the
-    contiguous axis, that is, when ``u = x.transpose(1, 2)`` of a contiguous x (B, L, D): then nothing is copied or
-    transposed, and the output has that memory layout, too. Forward and backward are deterministic.
+    of which may be float16, bfloat16, float32 or float64; under autocast they are cast. Any strides are accepted. It is
+    fastest when channels are the contiguous axis, that is, when ``u = x.transpose(1, 2)`` of a contiguous x (B, L, D):
+    then nothing is copied or transposed, and the output has that memory layout, too. Forward and backward are
+    deterministic. Gradients and transforms of torch.func work with every backend; forward-mode and second derivatives
+    with "reference", all others raise RuntimeError.
 
     Args:
         u: (B, D, L) input.
@@ -66,29 +68,8 @@ def selective_scan(
 
     Source: Mamba, arXiv 2312.00752, Algorithm 2 and §3.3 (zero-order hold for A, Euler for B).
     """
-    check_scan(u, delta, A, B, C, D, z, delta_bias, backend)
-    tensors = (u, delta, A, B, C, D, z, delta_bias)
-    route = int(Route.ROWS_REVERSED if reverse else Route.ROWS)
-    dtype = state_dtype(u, delta, B, C, z)
-    if library.is_one_node(backend, tensors, dtype):
-        out, last_state = library.SequenceScan.apply(*tensors, delta_softplus, route, backend)
-        return (out, last_state) if return_last_state else out
-    batch, _, length = u.shape
-    B, C = _per_step(B, batch, length), _per_step(C, batch, length)
-    y, last_state = _scan(
-        u.transpose(1, 2).unsqueeze(2),  # (B, L, 1, D)
-        delta.transpose(1, 2).unsqueeze(2),
-        _parameter(A, dtype).unsqueeze(0),  # (1, D, N)
-        *_same_groups(B, C),
-        None if D is None else _parameter(D, dtype).unsqueeze(0),
-        None if z is None else z.transpose(1, 2),  # (B, L, D)
-        None if delta_bias is None else _parameter(delta_bias, dtype).unsqueeze(0),
-        delta_softplus,
-        [route],
-        (1, length),
-        None,
-        backend,
-    )
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    y, last_state = _solve(sequence_problem(tensors, delta_softplus, reverse, backend), None, backend)
     out = y.transpose(1, 2)
     return (out, last_state.squeeze(1)) if return_last_state else out
 
@@ -140,72 +121,18 @@ def selective_scan_2d(
 
     Source: VMamba, arXiv 2401.10166, §4.3 (2D-Selective-Scan); Vim, arXiv 2401.09417, Algorithm 1.
     """
-    check_scan_2d(x, delta, A, B, C, D, z, delta_bias, routes, out_dtype, backend)
-    height, width = x.shape[1:3]
-    dtype = state_dtype(x, delta, B, C, z)
-    B, C = (t.flatten(1, 2) if t.ndim == 6 else t.flatten(1, 2).unsqueeze(3) for t in (B, C))  # (B, L, K, G, N)
-    y, last_state = _scan(
-        (x if x.ndim == 5 else x.unsqueeze(3)).flatten(1, 2),  # (B, L, 1 or K, E)
-        delta.flatten(1, 2),
-        _parameter(A, dtype),
-        *_same_groups(B, C),
-        None if D is None else _parameter(D, dtype),
-        None if z is None else z.flatten(1, 2),
-        None if delta_bias is None else _parameter(delta_bias, dtype),
-        delta_softplus,
-        [int(route) for route in routes],
-        (height, width),
-        out_dtype,
-        backend,
-    )
-    out = y.unflatten(1, (height, width))
+    tensors = {"x": x, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    problem = image_problem(tensors, delta_softplus, routes, out_dtype, backend)
+    y, last_state = _solve(problem, out_dtype, backend)
+    out = y.unflatten(1, problem.grid)
     return (out, last_state) if return_last_state else out
 
 
-def _parameter(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return x.to(dtype).contiguous()
-
-
-def _per_step(x: torch.Tensor, batch: int, length: int) -> torch.Tensor:
-    """B or C in any of its logical shapes -> (B, L, 1, G, N), a view."""
-    if x.ndim == 2:  # (D, N): a group per channel, the same at every step
-        return x.expand(batch, length, 1, -1, -1)
-    if x.ndim == 3:
-        x = x.unsqueeze(1)
-    return x.permute(0, 3, 1, 2).unsqueeze(2)
-
-
-def _same_groups(B: torch.Tensor, C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Repeats the groups of the coarser of B, C (B, L, K, G, N)."""
-    groups = max(B.shape[3], C.shape[3])
-    return tuple(x if x.shape[3] == groups else x.repeat_interleave(groups // x.shape[3], dim=3) for x in (B, C))
-
-
-def _scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: list[int],
-    grid: tuple[int, int],
-    out_dtype: torch.dtype | None,
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solves the canonical problem: y (B, L, E) and last_state (B, K, E, N)."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias)
-    if backend in ("reference", "mamba_ssm"):  # these bring an autograd of their own
-        u, delta, B, C, z = library.autocast(u.device.type, u, delta, B, C, z)
-        scan = reference.scan if backend == "reference" else mamba_ssm.scan
-        with library.without_autocast(u.device.type):
-            y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, routes, grid, A.dtype)
-        return y.sum(2).to(out_dtype or u.dtype), last_state
-    arguments = (*tensors, delta_softplus, routes, *grid, out_dtype, backend)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y, last_state, _ = torch.ops.mixerzoo.selective_scan_fwd.default(*arguments)
-        return y, last_state
-    return torch.ops.mixerzoo.selective_scan_infer.default(*arguments)
+def _solve(problem: Problem, out_dtype: torch.dtype | None, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """y (B, L, E), summed over the routes, and last_state (B, K, E, N)."""
+    if backend not in ("reference", "mamba_ssm"):
+        return registration.solve(problem, out_dtype, backend)
+    scan = reference.scan if backend == "reference" else mamba_backend.scan  # these bring an autograd of their own
+    with without_autocast(problem.u.device.type):
+        y, last_state = scan(problem, problem.dtype)
+        return y.sum(2).to(out_dtype or problem.u.dtype), last_state

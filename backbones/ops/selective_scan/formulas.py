@@ -17,101 +17,56 @@ from typing import Any
 
 import torch
 
+from .problem import Problem
 
-def _elements(delta: torch.Tensor) -> int:
+
+def _elements(problem: Problem) -> int:
     """B·L·K·E."""
-    batch, length, routes, channels = delta.shape
-    return batch * length * routes * channels
+    return problem.batch * problem.length * len(problem.routes) * problem.channels
 
 
-def forward_exact(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
-    """FLOPs of the forward ops."""
-    per_element = 7 * A.shape[-1] + 1 + _step_size(delta_bias, delta_softplus)
-    if D is not None:
-        per_element += 2
-    if z is not None:
-        per_element += 5  # sigmoid(z) is 3, times z, times y
-    batch, length, K, channels = delta.shape
-    merging = (K - 1) * batch * length * channels
-    return _elements(delta) * per_element + merging
-
-
-def _step_size(delta_bias: torch.Tensor | None, delta_softplus: bool) -> int:
+def _step_size(problem: Problem) -> int:
     """FLOPs of dt from delta: the bias, and the exp and log1p of softplus."""
-    return (delta_bias is not None) + (2 if delta_softplus else 0)
+    return (problem.delta_bias is not None) + (2 if problem.softplus else 0)
 
 
-def forward_paper(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
+def forward_exact(*args: Any, **kwargs: Any) -> int:
+    """FLOPs of the forward ops."""
+    problem = Problem.of(*args)
+    per_element = 7 * problem.states + 1 + _step_size(problem)
+    if problem.D is not None:
+        per_element += 2
+    if problem.z is not None:
+        per_element += 5  # sigmoid(z) is 3, times z, times y
+    merging = (len(problem.routes) - 1) * problem.batch * problem.length * problem.channels
+    return _elements(problem) * per_element + merging
+
+
+def forward_paper(*args: Any, **kwargs: Any) -> int:
     """9·B·L·E·N, B·L·E more with D and with z, summed over the routes (state-spaces/mamba#110)."""
-    return _elements(delta) * (9 * A.shape[-1] + (D is not None) + (z is not None))
+    problem = Problem.of(*args)
+    return _elements(problem) * (9 * problem.states + (problem.D is not None) + (problem.z is not None))
 
 
-def backward_exact(
-    dy: torch.Tensor,
-    dlast_state: torch.Tensor | None,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
+def backward_exact(dy: torch.Tensor, dlast_state: torch.Tensor | None, *args: Any, **kwargs: Any) -> int:
     """FLOPs of the backward op, the recomputation of the states included."""
-    N = A.shape[-1]
-    per_element = 19 * N + 4 + _step_size(delta_bias, delta_softplus)
-    if delta_softplus:
+    problem = Problem.of(*args)
+    N = problem.states
+    per_element = 19 * N + 4 + _step_size(problem)
+    if problem.softplus:
         per_element += 4  # its derivative, sigmoid, is 3, times ddt
-    if delta_bias is not None:
+    if problem.delta_bias is not None:
         per_element += 1
-    if D is not None:
+    if problem.D is not None:
         per_element += 4  # D·g into du, Σ g·u
-    if z is not None:
-        y = 2 * N + (2 if D is not None else 0)
+    if problem.z is not None:
+        y = 2 * N + (2 if problem.D is not None else 0)
         per_element += y + 3 + 2 + 6 + 1  # y again, sigmoid(z), dy·silu(z), dz, its sum over the routes
-    if u.shape[2] < delta.shape[2]:
+    if problem.u.shape[2] < len(problem.routes):
         per_element += 1  # du is summed over the routes
-    return _elements(delta) * per_element
+    return _elements(problem) * per_element
 
 
-def backward_paper(
-    dy: torch.Tensor,
-    dlast_state: torch.Tensor | None,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    *args: Any,
-    **kwargs: Any,
-) -> int:
+def backward_paper(dy: torch.Tensor, dlast_state: torch.Tensor | None, *args: Any, **kwargs: Any) -> int:
     """Twice the forward, the usual rule; papers print the forward alone."""
-    return 2 * forward_paper(u, delta, A, B, C, D, z)
+    return 2 * forward_paper(*args)

@@ -1,38 +1,24 @@
-"""The selective scan as its recurrence reads: any dtype, any order of derivative, and slow."""
+"""The selective scan as its recurrence reads: any dtype, any order and mode of derivative, and slow."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from ..cross_scan import route_pixels
-from .contract import state_dtype
+from .problem import Problem
 
 
-def scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: Sequence[int],
-    grid: tuple[int, int],
-    out_dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solves the canonical problem of :mod:`.contract`, one step at a time.
+def scan(problem: Problem, out_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solves the problem one step at a time.
 
     Returns:
         y (B, L, K, E) in pixel order, and last_state (B, K, E, N).
     """
-    dtype = state_dtype(u, delta, B, C, z)
+    u, delta, A, B, C, D, z, delta_bias = problem.tensors
+    dtype = problem.dtype
     K, E, N = A.shape
-    pixels = route_pixels(routes, *grid, device=u.device)  # (K, L)
+    pixels = route_pixels(problem.routes, *problem.grid, device=u.device)  # (K, L)
 
     def visit(x: torch.Tensor) -> torch.Tensor:  # (B, L, K or 1, ...), pixels -> (B, L, K, ...), steps of each route
         x = x.to(dtype).expand(-1, -1, K, *x.shape[3:])
@@ -44,7 +30,7 @@ def scan(
     u, dt = visit(u), visit(delta)  # (B, L, K, E)
     if delta_bias is not None:
         dt = dt + delta_bias
-    if delta_softplus:
+    if problem.softplus:
         dt = F.softplus(dt)  # the identity above 20
     decays = (dt.unsqueeze(-1) * A).exp().unbind(1)  # L × (B, K, E, N)
     inputs = ((dt * u).unsqueeze(-1) * per_channel(visit(B))).unbind(1)

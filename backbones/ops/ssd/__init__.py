@@ -7,13 +7,23 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..selective_scan.contract import state_dtype
-from ..selective_scan.validate import check_rank, check_shape, check_tensors
-from . import library, reference
+from ..common import autocast, check_choice, check_shapes, check_tensors, state_dtype, without_autocast
+from . import reference, registration
 
 __all__ = ["ssd"]
 
 BACKENDS = ("auto", "torch", "reference")
+_FORMS = {
+    "x": (("B", "L", "H", "P"),),
+    "dt": (("B", "L", "H"),),
+    "A": (("H",),),
+    "B": (("B", "L", "G", "N"),),
+    "C": (("B", "L", "G", "N"),),
+    "D": (("H",), ("H", "P")),
+    "z": (("B", "L", "H", "P"),),
+    "dt_bias": (("H",),),
+    "initial_states": (("B", "H", "P", "N"),),
+}
 
 
 def ssd(
@@ -43,7 +53,9 @@ def ssd(
 
     State and accumulation are float32 (float64 if an activation is float64), whatever the dtype of the activations;
     matmuls of float32 follow ``torch.set_float32_matmul_precision``. Any L is accepted and nothing is padded. Forward
-    and backward are deterministic, and the backward saves no intermediate. Under autocast x, B and C are cast.
+    and backward are deterministic, and the backward saves no intermediate. Under autocast x, B and C are cast. Gradients
+    and transforms of torch.func work with every backend; forward-mode and second derivatives with "reference", the
+    others raise RuntimeError.
 
     Args:
         x: (B, L, H, P) input, H heads of P channels.
@@ -73,17 +85,26 @@ def ssd(
 
     Source: Mamba-2, arXiv 2405.21060, §3 (duality), §6 (block decomposition), §7.1 (heads and groups).
     """
-    _check(x, dt, A, B, C, D, z, dt_bias, initial_states, chunk_size, dt_limit, backend)
+    check_choice("ssd", "backend", backend, BACKENDS)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"ssd: chunk_size must be at least 1, or None, got {chunk_size}")
+    if not dt_limit[0] <= dt_limit[1]:
+        raise ValueError(f"ssd: dt_limit must be (lowest, highest), got {dt_limit}")
+    tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
+    tensors["initial_states"] = initial_states
+    check_tensors("ssd", tensors)
+    check_shapes("ssd", tensors, _FORMS, {}, "H")
     dtype = state_dtype(x, dt, B, C, z, initial_states)
+    x, B, C = autocast(x.device.type, x, B, C)
     dt = _step_size(dt.to(dtype), dt_bias, dt_softplus, dt_limit)
+    A = A.to(dtype)
     if D is not None:
         D = D.to(dtype).reshape(D.shape[0], -1)  # (H, P) or (H, 1)
-    A = A.to(dtype)
     if backend == "reference":
-        x, B, C = library.autocast(x.device.type, x, B, C)
-        y, states = reference.scan(x, dt, A, B, C, D, initial_states, reverse)
+        with without_autocast(x.device.type):
+            y, states = reference.scan(x, dt, A, B, C, D, initial_states, reverse)
     else:
-        y, states = torch.ops.mixerzoo.ssd(x, dt, A, B, C, D, initial_states, chunk_size, reverse)
+        y, states = registration.solve(x, dt, A, B, C, D, initial_states, chunk_size, reverse)
     if z is not None:
         y = (y.to(dtype) * F.silu(z.to(dtype))).to(y.dtype)
     return (y, states) if return_final_states else y
@@ -98,43 +119,3 @@ def _step_size(
     if dt_softplus:
         dt = F.softplus(dt)
     return dt.clamp(*dt_limit)
-
-
-def _check(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    dt_bias: torch.Tensor | None,
-    initial_states: torch.Tensor | None,
-    chunk_size: int | None,
-    dt_limit: tuple[float, float],
-    backend: str,
-) -> None:
-    if backend not in BACKENDS:
-        raise ValueError(f"ssd: backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"ssd: chunk_size must be at least 1, or None, got {chunk_size}")
-    if not dt_limit[0] <= dt_limit[1]:
-        raise ValueError(f"ssd: dt_limit must be (lowest, highest), got {dt_limit}")
-    tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
-    check_tensors("ssd", tensors | {"initial_states": initial_states})
-    check_rank("ssd", "x", x, {4: "B, L, H, P"})
-    check_rank("ssd", "B", B, {4: "B, L, G, N"})
-    (batch, length, heads, width), (groups, states) = x.shape, B.shape[2:]
-    check_shape("ssd", "dt", dt, "B, L, H", (batch, length, heads))
-    check_shape("ssd", "A", A, "H", (heads,))
-    check_shape("ssd", "B", B, "B, L, G, N", (batch, length, groups, states))
-    check_shape("ssd", "C", C, "B, L, G, N", (batch, length, groups, states))
-    if heads % groups:
-        raise ValueError(f"ssd: B {tuple(B.shape)} has {groups} groups, which must divide the {heads} heads")
-    if D is not None:
-        forms = {1: "H", 2: "H, P"}
-        check_rank("ssd", "D", D, forms)
-        check_shape("ssd", "D", D, forms[D.ndim], (heads, width)[: D.ndim])
-    check_shape("ssd", "z", z, "B, L, H, P", (batch, length, heads, width))
-    check_shape("ssd", "dt_bias", dt_bias, "H", (heads,))
-    check_shape("ssd", "initial_states", initial_states, "B, H, P, N", (batch, heads, width, states))

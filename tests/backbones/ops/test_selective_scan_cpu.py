@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from mixerzoo.backbones.ops.selective_scan import cpu, library, selective_scan, selective_scan_2d
+from mixerzoo.backbones.ops.selective_scan import dispatch, selective_scan, selective_scan_2d
+from mixerzoo.backbones.ops.selective_scan.cpu import launch
+from mixerzoo.backbones.ops.selective_scan.problem import Problem
 
 BACKENDS = ["cpu", "torch"]
 CPU = torch.device("cpu")
@@ -56,7 +58,7 @@ def test_bitwise_equal_for_any_number_of_threads(kind: str, dtype: torch.dtype) 
         "image": (selective_scan_2d, image(1, 12, 15, 200, 2)),
     }[kind]
     inputs = [x.to(dtype) if x.ndim > 2 and i != 2 else x for i, x in enumerate(inputs)]
-    assert inputs[1].numel() * inputs[2].shape[-1] > 3 * cpu.THREAD_WORK  # else one thread would do it all
+    assert inputs[1].numel() * inputs[2].shape[-1] > 3 * launch.THREAD_WORK  # else one thread would do it all
     runs = []
     for threads in (1, 2, 3, 3, 3):
         torch.set_num_threads(threads)
@@ -158,9 +160,8 @@ def skip_only(u: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
     zeros, none = torch.zeros(batch, 1, 1, 1, 1), torch.zeros(1, 1).expand(batch, channels)
     rows = [x.view(batch, 1, 1, channels) for x in (u, none)]
     ones = torch.ones(1, channels)
-    y, _, _ = cpu.forward(
-        *rows, -ones.unsqueeze(2), zeros, zeros, ones, None, None, False, (0,), (1, 1), False, out_dtype
-    )
+    problem = Problem(*rows, -ones.unsqueeze(2), zeros, zeros, ones, None, None, False, (0,), (1, 1))
+    y, _, _ = launch.forward(problem, False, out_dtype)
     return y.view(batch, channels)
 
 
@@ -200,10 +201,10 @@ def test_every_backend_keeps_inputs_and_flags_alone() -> None:
 
 @pytest.fixture
 def no_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(cpu, "_kernels", lambda: None)
-    library._resolve.cache_clear()
+    monkeypatch.setattr(launch, "_kernels", lambda: None)
+    dispatch.resolve.cache_clear()
     yield
-    library._resolve.cache_clear()
+    dispatch.resolve.cache_clear()
 
 
 @pytest.mark.usefixtures("no_kernel")
@@ -222,8 +223,8 @@ def test_falls_back_with_one_notice() -> None:
 def test_partial_sums_do_not_grow_with_the_channels() -> None:
     """dB and dC partials stay a fraction of the activations, but a small batch still has work for several threads."""
     for channels, states, batch in ((384, 16, 1), (1536, 1, 1), (768, 16, 128), (6144, 64, 2)):
-        slices = cpu._slices(1, channels, states, batch)
-        tiles = -(-channels // cpu.LANES)
+        slices = launch._slices(1, channels, states, batch)
+        tiles = -(-channels // launch.LANES)
         assert 1 <= slices <= tiles
         assert slices * states <= max(channels / 4, 4 * states)
         assert slices * batch >= min(4, tiles)

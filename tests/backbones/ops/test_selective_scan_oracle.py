@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mixerzoo.backbones.ops.selective_scan import mamba_ssm, selective_scan, selective_scan_2d
+from mixerzoo.backbones.ops.selective_scan import mamba_backend, selective_scan, selective_scan_2d
 from mixerzoo.benchmarks import oracle
 
 pytestmark = [
@@ -59,7 +59,7 @@ def test_how_the_mamba_ssm_backend_calls_its_kernel(
     monkeypatch: pytest.MonkeyPatch, groups: int | None, gated: bool
 ) -> None:
     """Its routes, groups and layouts, with mamba-ssm's reference function in the place of the CUDA kernel."""
-    monkeypatch.setattr(mamba_ssm, "_kernel", lambda u: oracle.load("selective_scan_ref"))
+    monkeypatch.setattr(mamba_backend, "_kernel", lambda u: oracle.load("selective_scan_ref"))
     K, pixels = 4, (2, 4, 7)
     shared = (K, 3) if groups is None else (K, groups, 3)
     x, z = torch.randn(2, *pixels, 6).unbind(0)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mixerzoo.backbones.ops.flops import SCAN_FLOPS
+from mixerzoo.backbones.ops.common import SCAN_FLOPS
 from mixerzoo.backbones.ops.selective_scan import selective_scan
-from mixerzoo.backbones.ops.ssd import blocks, ssd
+from mixerzoo.backbones.ops.ssd import chunked, ssd
 from mixerzoo.benchmarks import oracle
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -115,7 +115,7 @@ def test_agrees_with_the_recurrence(problem: tuple[dict[str, Any], dict[str, Any
 def test_state_is_carried_between_segments_and_samples(
     monkeypatch: pytest.MonkeyPatch, length: int, reverse: bool
 ) -> None:
-    monkeypatch.setattr(blocks, "_CPU_ELEMENTS", 1)  # one sample and one chunk at a time
+    monkeypatch.setattr(chunked, "_CPU_ELEMENTS", 1)  # one sample and one chunk at a time
     assert_agrees(arguments(batch=3, length=length), chunk_size=16, reverse=reverse)
 
 

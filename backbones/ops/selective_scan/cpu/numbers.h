@@ -1,5 +1,5 @@
 /* 16-bit floats, exponentials and logarithms in plain arithmetic: no branches, no tables, no library calls, so that the
- * compiler can turn a loop over them into vector instructions of any set. Included by scan_cpu.c alone.
+ * compiler can turn a loop over them into vector instructions of any set. Included by problem.h alone.
  */
 #include <math.h>
 #include <stdint.h>

@@ -22,7 +22,8 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from mixerzoo.backbones.ops.selective_scan import triton as backend  # noqa: E402
+from mixerzoo.backbones.ops.selective_scan.gpu import launch  # noqa: E402
+from mixerzoo.backbones.ops.selective_scan.problem import Problem  # noqa: E402
 
 TARGET = triton.backends.compiler.GPUTarget("cuda", 90, 32)
 pytestmark = pytest.mark.skipif(
@@ -55,7 +56,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         return kernel
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", compile_only)
-    monkeypatch.setattr(backend, "_processors", lambda device: 132)
+    monkeypatch.setattr(launch, "_processors", lambda device: 132)
     monkeypatch.setattr(triton.runtime.driver, "_active", OfflineDriver())
     return launched
 
@@ -79,10 +80,10 @@ def scan(
     row = torch.empty(batch, length, K, 1, offset + 2 * states, **half)
     B, C = row[..., offset : offset + states], row[..., offset + states :]
     z = torch.empty(batch, length, channels, **half) if gate else None
-    problem = (u, delta, A, B, C, D, z, delta_bias, True, routes, grid)
-    y, _, checkpoints = backend.forward(*problem, backwards, torch.float32)
+    problem = Problem(u, delta, A, B, C, D, z, delta_bias, True, routes, grid)
+    y, _, checkpoints = launch.forward(problem, backwards, torch.float32)
     if backwards:
-        backend.backward(y, None, *problem, checkpoints)
+        launch.backward(y, None, problem, checkpoints)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_steps import (
+from .device import (
     INTEGERS,
     LOG2E,
     POINTERS,

@@ -22,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_steps import (
+from .device import (
     INTEGERS,
     LN2,
     LOG2E,

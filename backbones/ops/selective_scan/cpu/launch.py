@@ -1,4 +1,4 @@
-"""The ``cpu`` backend: the C kernel of ``scan_cpu.c``, called through ctypes.
+"""The ``cpu`` backend: the C kernel of ``kernel.c``, called through ctypes.
 
 The file is compiled when the package is installed; it needs neither Python's nor PyTorch's headers. Importing torch
 first matters: the kernel then shares torch's OpenMP runtime.
@@ -14,16 +14,16 @@ from ctypes import c_int, c_int64, c_void_p
 
 import torch
 
-from .contract import checkpoint_numel
+from ..problem import Problem
 
 CONTIGUOUS_LAST = False
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-LANES = 32  # channels of one tile, as in scan_cpu.c
+LANES = 32  # channels of one tile, as in problem.h
 THREAD_WORK = 1 << 15  # states updated in about the time in which a thread is woken
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _SUFFIXES = {torch.float32: "float", torch.float64: "double"}
 _ABSENT = (0,) * 7
-_EXTENSION = f"{__package__}._scan_cpu"
+_EXTENSION = f"{__package__}._kernel"
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def _run(kernel: str, dtype: torch.dtype, *fields: int) -> None:
-    """Calls a kernel on a ``problem`` of scan_cpu.c, all of whose fields, pointers included, have 64 bits."""
+    """Calls a kernel on a ``problem`` of problem.h, all of whose fields, pointers included, have 64 bits."""
     problem = array("q", fields)  # filled in a fifth of the time that ctypes would take
     if getattr(_kernels(), f"{kernel}_{_SUFFIXES[dtype]}")(problem.buffer_info()[0]):
         raise MemoryError(f"{kernel}: no memory for the states of {LANES} channels per thread")
@@ -67,7 +67,7 @@ def _pointer(x: torch.Tensor | None) -> int:
 
 
 def _activation(x: torch.Tensor) -> tuple[int, ...]:
-    """A ``tensor`` of scan_cpu.c: u, delta, dy, y or a gradient of one of them, (B, L, K or 1, E)."""
+    """A ``tensor`` of problem.h: u, delta, dy, y or a gradient of one of them, (B, L, K or 1, E)."""
     batch, step, route, lane = x.stride()
     return x.data_ptr(), _DTYPE_CODES[x.dtype], batch, step, route if x.shape[2] > 1 else 0, 0, lane
 
@@ -85,45 +85,51 @@ def _weights(x: torch.Tensor) -> tuple[int, ...]:
     return x.data_ptr(), _DTYPE_CODES[x.dtype], *x.stride()
 
 
+def _sizes(problem: Problem) -> tuple[int, ...]:
+    """The first ten fields of a ``problem``."""
+    threads = _threads(problem.batch * problem.length * problem.A.numel())
+    sizes = (problem.batch, problem.length, len(problem.routes), problem.channels, problem.states, problem.groups)
+    return *sizes, *problem.grid, problem.softplus, threads
+
+
+def _inputs(problem: Problem) -> tuple[int, ...]:
+    weights = (*_weights(problem.B), *_weights(problem.C))
+    return *_activation(problem.u), *_activation(problem.delta), *weights, *_gate(problem.z)
+
+
+def _parameters(problem: Problem) -> tuple[int, ...]:
+    return _pointer(problem.A), _pointer(problem.D), _pointer(problem.delta_bias)
+
+
 def forward(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    save_checkpoints: bool,
-    out_dtype: torch.dtype,
-    merge: bool = False,
+    problem: Problem, save_checkpoints: bool, out_dtype: torch.dtype, merge: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See :mod:`.contract`; with ``merge`` the y of all routes are added to one, (B, L, 1, E)."""
-    batch, length, K, channels = delta.shape
-    sums = merge and K > 1
-    y = torch.empty((batch, length, 1 if merge else K, channels), dtype=A.dtype if sums else out_dtype)
-    last_state = A.new_empty((batch, *A.shape))
-    checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
-    codes, threads = array("q", routes), _threads(batch * length * A.numel())
+    """See :mod:`..problem`; with ``merge`` the y of all routes are added to one, (B, L, 1, E)."""
+    A, K = problem.A, len(problem.routes)
+    y = torch.empty(
+        (problem.batch, problem.length, 1 if merge else K, problem.channels),
+        dtype=A.dtype if merge and K > 1 else out_dtype,
+    )
+    last_state = A.new_empty((problem.batch, *A.shape))
+    checkpoints = A.new_empty(problem.checkpoint_numel if save_checkpoints else 0)
+    codes = array("q", problem.routes)
     _run(
         "scan_forward",
         A.dtype,
-        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, threads, 0),
-        codes.buffer_info()[0],
-        *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_ABSENT),
-        *(_pointer(A), _pointer(D), _pointer(delta_bias), 0),
+        *(*_sizes(problem), 0, codes.buffer_info()[0]),
+        *(*_inputs(problem), *_ABSENT),
+        *(*_parameters(problem), 0),
         *(*_activation(y), *_ABSENT, *_ABSENT, *_ABSENT),
         *(_pointer(last_state), _pointer(checkpoints) if save_checkpoints else 0, 0, 0, 0, 0, 0),
     )
     return y.to(out_dtype), last_state, checkpoints
 
 
-def forward_merged(*args: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See :mod:`.contract`."""
-    y, last_state, checkpoints = forward(*args, merge=True)
+def forward_merged(
+    problem: Problem, save_checkpoints: bool, out_dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See :mod:`..problem`."""
+    y, last_state, checkpoints = forward(problem, save_checkpoints, out_dtype, merge=True)
     return y.squeeze(2), last_state, checkpoints
 
 
@@ -150,40 +156,27 @@ def _reduce(parts: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch
 
 
 def backward(
-    dy: torch.Tensor,
-    dlast_state: torch.Tensor | None,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    checkpoints: torch.Tensor,
+    dy: torch.Tensor, dlast_state: torch.Tensor | None, problem: Problem, checkpoints: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
-    """See :mod:`.contract`."""
-    batch, length, K, channels = delta.shape
+    """See :mod:`..problem`."""
+    u, delta, A, B, C, D, z, delta_bias = problem.tensors
+    batch, K = problem.batch, len(problem.routes)
     shared = K > 1 and u.shape[2] == 1
     du = torch.empty(u.shape, dtype=A.dtype if shared else u.dtype)
     ddelta = torch.empty(delta.shape, dtype=delta.dtype)
     dz = None if z is None else torch.empty(z.shape, dtype=A.dtype if K > 1 else z.dtype)
-    slices = _slices(B.shape[3], channels, A.shape[2], max(batch, 1))
+    slices = _slices(problem.groups, problem.channels, problem.states, max(batch, 1))
     dB, dC = A.new_empty((slices, *B.shape)), A.new_empty((slices, *B.shape))
     dA, dD, dbias = (None if x is None else A.new_empty((batch, *x.shape)) for x in (A, D, delta_bias))
     dlast_state = None if dlast_state is None else dlast_state.to(A.dtype).contiguous()
 
-    codes, threads = array("q", routes), _threads(batch * length * A.numel())
+    codes = array("q", problem.routes)
     _run(
         "scan_backward",
         A.dtype,
-        *(batch, length, K, channels, A.shape[2], B.shape[3], *grid, delta_softplus, threads, slices),
-        codes.buffer_info()[0],
-        *(*_activation(u), *_activation(delta), *_weights(B), *_weights(C), *_gate(z), *_activation(dy)),
-        *(_pointer(A), _pointer(D), _pointer(delta_bias), _pointer(dlast_state)),
+        *(*_sizes(problem), slices, codes.buffer_info()[0]),
+        *(*_inputs(problem), *_activation(dy)),
+        *(*_parameters(problem), _pointer(dlast_state)),
         *(*_ABSENT, *_activation(du), *_activation(ddelta), *_gate(dz)),
         *(0, _pointer(checkpoints), _pointer(dA), _pointer(dD), _pointer(dbias), _pointer(dB), _pointer(dC)),
     )

@@ -6,11 +6,12 @@ around it. Its backward adds with atomics (not deterministic) and ignores the gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from ..cross_scan import route_pixels
+from .problem import Problem
 
 
 def _kernel(u: torch.Tensor) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
@@ -28,28 +29,16 @@ def _kernel(u: torch.Tensor) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]
     return selective_scan_fn
 
 
-def scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: Sequence[int],
-    grid: tuple[int, int],
-    out_dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solves the canonical problem of :mod:`.contract`: y (B, L, K, E) and last_state (B, K, E, N).
+def scan(problem: Problem, out_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solves the problem: y (B, L, K, E) and last_state (B, K, E, N).
 
     Raises:
         ValueError: no CUDA tensors, float64, or the package is absent.
     """
+    u, delta, A, B, C, D, z, delta_bias = problem.tensors
     kernel = _kernel(u)
     K, E = A.shape[:2]
-    pixels = route_pixels(routes, *grid, device=u.device)  # (K, L)
+    pixels = route_pixels(problem.routes, *problem.grid, device=u.device)  # (K, L)
 
     def sequences(x: torch.Tensor) -> torch.Tensor:  # (B, L, K or 1, ...) -> (B, K·first, ..., L), time contiguous
         x = x.to(u.dtype).expand(-1, -1, K, *x.shape[3:])
@@ -65,7 +54,7 @@ def scan(
         None if D is None else D.flatten(),
         None if z is None else sequences(z.unsqueeze(2)),
         None if delta_bias is None else delta_bias.flatten(),
-        delta_softplus,
+        problem.softplus,
         True,
     )
     y = y.unflatten(1, (K, E)).movedim(-1, 1)  # (B, L, K, E) in steps

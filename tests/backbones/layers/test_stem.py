@@ -1,11 +1,11 @@
-"""What four-stage networks share."""
+"""Convolutions that make maps smaller."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from mixerzoo.backbones._hierarchical import StridedConv
+from mixerzoo.backbones.layers import StridedConv
 
 
 @pytest.mark.parametrize(

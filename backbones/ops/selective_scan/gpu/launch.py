@@ -1,8 +1,8 @@
-"""The ``triton`` backend: the canonical problem of :mod:`.contract` on a GPU, channels last, without copies.
+"""The ``triton`` backend: the canonical problem of :mod:`..problem` on a GPU, channels last, without copies.
 
 A program is one warp over 32 or 64 channels of one route of one image. It walks the route step by step with its states
 in registers and addresses every pixel where it lies, so that a direction costs an addition per step. The kernels are in
-:mod:`.triton_forward` and :mod:`.triton_backward`; this module lays out memory and chooses launches.
+:mod:`.forward` and :mod:`.backward`; this module lays out memory and chooses launches.
 
 Where there are too few programs to fill the GPU (small batches of long sequences), the sequence is split into
 segments: one pass finds what each segment makes of a zero state, a scan over the segments turns that into the state
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .contract import CHUNK, checkpoint_numel
+from ..problem import CHUNK, Problem
 
 CONTIGUOUS_LAST = True
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
@@ -55,9 +55,9 @@ def _interpreted() -> bool:
     """Whether TRITON_INTERPRET=1, set before Triton was imported, made the kernels Python functions."""
     from triton.runtime import JITFunction
 
-    from . import triton_forward
+    from . import forward as kernels
 
-    return not isinstance(triton_forward.forward_kernel, JITFunction)
+    return not isinstance(kernels.forward_kernel, JITFunction)
 
 
 @functools.cache
@@ -153,28 +153,27 @@ def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _plan(
-    delta: torch.Tensor, B: torch.Tensor, routes: tuple[int, ...], grid: tuple[int, int], backwards: bool
-) -> _Launch:
-    """Chooses a launch for delta (B, L, K, E) and B (B, L, K, G, N).
+def _plan(problem: Problem, backwards: bool) -> _Launch:
+    """Chooses a launch.
 
     Two channels per lane share the work that a step costs whatever the channel, where registers suffice and the GPU is
     full anyway. UNROLL hides the latency of memory and fills the lanes of B and C; in the backward it is limited by
     registers and by the time to compile.
     """
-    batch, length, K, channels = delta.shape
-    groups, states = B.shape[3:]
+    batch, length, channels = problem.batch, problem.length, problem.channels
+    groups, states = problem.groups, problem.states
     block_n = _power_of_two(states)
     resident, widest, deepest, least = (BACKWARD_WARPS, 4, 2, 2) if backwards else (FORWARD_WARPS, 16, 4, 4)
-    warps = resident * _processors(delta.device)
-    wide = states <= widest and channels // groups % (2 * LANES) == 0 and batch * K * channels >= 2 * LANES * warps
+    warps = resident * _processors(problem.delta.device)
+    rows = batch * len(problem.routes) * channels
+    wide = states <= widest and channels // groups % (2 * LANES) == 0 and rows >= 2 * LANES * warps
     launch = _Launch(
         batch,
         channels,
         groups,
         states,
-        routes,
-        grid,
+        problem.routes,
+        problem.grid,
         block_e=2 * LANES if wide else LANES,
         unroll=max(1, min(deepest, (8 if backwards else LANES) // block_n)),
         segment=length,
@@ -193,18 +192,25 @@ def _strides(name: str, x: torch.Tensor | None, axes: str) -> dict[str, int]:
 
 def _scan_segments(
     launch: _Launch,
+    problem: Problem,
     x: torch.Tensor,
-    delta: torch.Tensor,
     A: torch.Tensor,
-    B: torch.Tensor,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
+    weights: torch.Tensor,
     first: torch.Tensor | None,
     backwards: bool,
 ) -> torch.Tensor | None:
-    """State that enters each segment, (B, K, segments, N, E), or None if there is one segment only."""
-    from . import triton_forward
+    """State that enters each segment, (B, K, segments, N, E), or None if there is one segment only.
+
+    Args:
+        launch: how work is divided.
+        problem: the problem.
+        x: what is added to the states: u, or dy backwards.
+        A: (K, N, E).
+        weights: with what weight: B, or C backwards.
+        first: the state before the first segment, or None for zeros.
+        backwards: from the last step to the first; then the gate weighs ``x``, too.
+    """
+    from . import forward as kernels
 
     if launch.segments == 1:
         return None
@@ -212,26 +218,27 @@ def _scan_segments(
     states = A.new_empty(launch.batch, K, launch.segments, launch.states, launch.channels)
     sums = A.new_empty(launch.batch, K, launch.segments, launch.channels)
     constants = launch.constants()
-    triton_forward.segment_kernel[(launch.programs,)](
+    z = problem.z if backwards else None
+    kernels.segment_kernel[(launch.programs,)](
         x,
-        delta,
+        problem.delta,
         A,
-        B,
+        weights,
         z,
-        delta_bias,
+        problem.delta_bias,
         states,
         sums,
         **_strides("u", x, "blk"),
-        **_strides("delta", delta, "blk"),
+        **_strides("delta", problem.delta, "blk"),
         **_strides("z", z, "bl"),
-        **_strides("B", B, "blkg"),
+        **_strides("B", weights, "blkg"),
         **launch.integers(),
         **constants,
-        SOFTPLUS=delta_softplus,
+        SOFTPLUS=problem.softplus,
         BACKWARDS=backwards,
     )
     blocks = -(-launch.channels // LANES)
-    triton_forward.carry_kernel[(launch.batch * K * blocks,)](
+    kernels.carry_kernel[(launch.batch * K * blocks,)](
         A,
         sums,
         first,
@@ -250,34 +257,22 @@ def _scan_segments(
 
 
 def forward(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    save_checkpoints: bool,
-    out_dtype: torch.dtype,
+    problem: Problem, save_checkpoints: bool, out_dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See :mod:`.contract`. The checkpoints are laid out as (B, K, chunks, N, E)."""
-    from . import triton_forward
+    """See :mod:`..problem`. The checkpoints are laid out as (B, K, chunks, N, E)."""
+    from . import forward as kernels
 
-    batch, length = delta.shape[:2]
-    launch = _plan(delta, B, routes, grid, backwards=False)
+    u, delta, A, B, C, D, z, delta_bias = problem.tensors
+    launch = _plan(problem, backwards=False)
     y = torch.empty(delta.shape, dtype=out_dtype, device=delta.device)
-    last_state = A.new_empty(batch, *A.shape)
-    checkpoints = A.new_empty(checkpoint_numel(batch, length, A) if save_checkpoints else 0)
-    if batch == 0:
+    last_state = A.new_empty(problem.batch, *A.shape)
+    checkpoints = A.new_empty(problem.checkpoint_numel if save_checkpoints else 0)
+    if problem.batch == 0:
         return y, last_state, checkpoints
     A = A.transpose(1, 2).contiguous()  # (K, N, E): lanes are channels
     with torch.cuda.device_of(delta):
-        starts = _scan_segments(launch, u, delta, A, B, None, delta_bias, delta_softplus, None, backwards=False)
-        triton_forward.forward_kernel[(launch.programs,)](
+        starts = _scan_segments(launch, problem, u, A, B, None, backwards=False)
+        kernels.forward_kernel[(launch.programs,)](
             u,
             delta,
             A,
@@ -299,33 +294,21 @@ def forward(
             **launch.integers(),
             **launch.constants(),
             CHUNK=CHUNK,
-            SOFTPLUS=delta_softplus,
+            SOFTPLUS=problem.softplus,
             SAVE=save_checkpoints,
         )
     return y, last_state, checkpoints
 
 
 def backward(
-    dy: torch.Tensor,
-    dlast_state: torch.Tensor | None,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    checkpoints: torch.Tensor,
+    dy: torch.Tensor, dlast_state: torch.Tensor | None, problem: Problem, checkpoints: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
-    """See :mod:`.contract`. What several programs add to is written as partial sums, which are then added in order."""
-    from . import triton_backward
+    """See :mod:`..problem`. What several programs add to is written as partial sums, which are then added in order."""
+    from . import backward as kernels
 
-    batch, _, K, channels = delta.shape
-    launch = _plan(delta, B, routes, grid, backwards=True)
+    u, delta, A, B, C, D, z, delta_bias = problem.tensors
+    batch, channels, K = problem.batch, problem.channels, len(problem.routes)
+    launch = _plan(problem, backwards=True)
     partial = {"dtype": torch.float32, "device": delta.device}
     du = torch.empty(delta.shape, dtype=u.dtype if u.shape[2] == K else torch.float32, device=delta.device)
     ddelta = torch.empty(delta.shape, dtype=delta.dtype, device=delta.device)
@@ -343,10 +326,8 @@ def backward(
     if batch > 0:
         alpha = torch.empty(launch.programs * CHUNK * launch.block_e, **partial)
         with torch.cuda.device_of(delta):
-            carries = _scan_segments(
-                launch, dy, delta, A_rows, C, z, delta_bias, delta_softplus, dlast_state, backwards=True
-            )
-            triton_backward.backward_kernel[(launch.programs,)](
+            carries = _scan_segments(launch, problem, dy, A_rows, C, dlast_state, backwards=True)
+            kernels.backward_kernel[(launch.programs,)](
                 dy,
                 dlast_state,
                 carries,
@@ -379,7 +360,7 @@ def backward(
                 batch=batch,
                 **launch.constants(),
                 CHUNK=CHUNK,
-                SOFTPLUS=delta_softplus,
+                SOFTPLUS=problem.softplus,
             )
     return (
         du if u.shape[2] == K else du.sum(2, keepdim=True).to(u.dtype),

@@ -15,8 +15,9 @@ import pytest
 import torch
 from mixerzoo.backbones.ops.cross_scan import VMAMBA_ROUTES
 from mixerzoo.backbones.ops.selective_scan import reference, selective_scan, selective_scan_2d
+from mixerzoo.backbones.ops.selective_scan.gpu import launch
+from mixerzoo.backbones.ops.selective_scan.problem import Problem
 
-triton = pytest.importorskip("mixerzoo.backbones.ops.selective_scan.triton")
 pytest.importorskip("triton", reason="Triton is not installed")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -76,15 +77,15 @@ def between_nans(x: torch.Tensor) -> torch.Tensor:
 
 def solve(case: Case, tensors: tuple[torch.Tensor | None, ...], dy: torch.Tensor, dlast_state: torch.Tensor | None):
     """y, last_state and the gradients of the kernels."""
-    options = (case.softplus, case.routes, case.grid)
-    y, last_state, checkpoints = triton.forward(*tensors, *options, True, torch.float32)
-    return y, last_state, *triton.backward(dy, dlast_state, *tensors, *options, checkpoints)
+    problem = Problem(*tensors, case.softplus, case.routes, case.grid)
+    y, last_state, checkpoints = launch.forward(problem, True, torch.float32)
+    return y, last_state, *launch.backward(dy, dlast_state, problem, checkpoints)
 
 
 def expected(case: Case, tensors: tuple[torch.Tensor | None, ...], dy: torch.Tensor, dlast_state: torch.Tensor | None):
     """The same in float64, by the recurrence and autograd."""
     leaves = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
-    y, last_state = reference.scan(*leaves, case.softplus, case.routes, case.grid, torch.float64)
+    y, last_state = reference.scan(Problem(*leaves, case.softplus, case.routes, case.grid), torch.float64)
     loss = (y * dy.double()).sum()
     if dlast_state is not None:
         loss = loss + (last_state * dlast_state.double()).sum()
@@ -130,9 +131,9 @@ def test_forward_and_gradients(case: Case) -> None:
 
 @runs_kernels
 def test_two_channels_per_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "FORWARD_WARPS", 0)
-    monkeypatch.setattr(triton, "BACKWARD_WARPS", 0)
-    monkeypatch.setattr(triton, "segment_length", lambda length, *_: length)
+    monkeypatch.setattr(launch, "FORWARD_WARPS", 0)
+    monkeypatch.setattr(launch, "BACKWARD_WARPS", 0)
+    monkeypatch.setattr(launch, "segment_length", lambda length, *_: length)
     check(Case(grid=(1, 5), channels=64, states=2))
 
 
@@ -143,7 +144,7 @@ def test_two_channels_per_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["one route", "columns"],
 )
 def test_split_sequence(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "segment_length", lambda *_: 32)
+    monkeypatch.setattr(launch, "segment_length", lambda *_: 32)
     check(case)
 
 
@@ -242,7 +243,7 @@ def test_public_functions() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
 def test_names_what_is_missing() -> None:
-    reason = triton.unavailable(torch.device("cpu"))
+    reason = launch.unavailable(torch.device("cpu"))
     assert "GPU" in reason
     assert "backend=" in reason
     assert "\n" not in reason
@@ -262,7 +263,7 @@ def test_names_what_is_missing() -> None:
     ],
 )
 def test_segment_length(length: int, programs: int, warps: int, least: int, segments: int) -> None:
-    segment = triton.segment_length(length, programs, warps, least)
+    segment = launch.segment_length(length, programs, warps, least)
     count = -(-length // segment)
     assert segment == length or segment % 32 == 0
     assert count == segments or (segments > 1 and 0 <= segments - count <= segments // 8)

@@ -1,4 +1,4 @@
-"""What four-stage networks share: a convolutional stem, stages of blocks on NHWC maps, and timm's contract."""
+"""What four-stage networks share: stages of blocks on NHWC maps, and timm's contract."""
 
 from __future__ import annotations
 
@@ -6,68 +6,11 @@ from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 import torch
-import torch.nn.functional as F
-from timm.layers import LayerNorm
-from timm.models import checkpoint_seq, register_notrace_module
+from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import nn
 
-
-class ConvStem(nn.Module):
-    """Two 3×3 convolutions of stride 2, ``(B, C, H, W) -> (B, ceil(H/4), ceil(W/4), D)``."""
-
-    def __init__(self, in_chans: int, dim: int, eps: float, **dd: Any) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
-        self.norm1 = LayerNorm(dim // 2, eps=eps, **dd)
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
-        self.norm2 = LayerNorm(dim, eps=eps, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The only change of memory format in the network, on its smallest tensor.
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)  # (B, H/2, W/2, D/2)
-        x = F.gelu(self.norm1(x))
-        x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H/4, W/4, D)
-        return self.norm2(x)
-
-
-@register_notrace_module
-class StridedConv(nn.Conv2d):
-    """A 3×3 convolution of stride 2 that is fast on small maps of many channels, too.
-
-    PyTorch's convolution on CPUs sorts its weights anew in every call, which takes longer than the arithmetic where
-    the output has far fewer pixels than channels. There this is one matrix product over copied patches.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting() and self._is_small(x):  # TorchScript has the convolution at any size
-            return self._product(x)
-        return self._conv_forward(x, self.weight, self.bias)
-
-    def _is_small(self, x: torch.Tensor) -> bool:
-        """At most as many input pixels as output channels (a quarter as many output pixels; with more, the convolution
-        is about as fast), on a CPU; compilers, too, get the convolution at any size."""
-        if self.weight.device.type != "cpu" or torch.compiler.is_compiling():
-            return False
-        return x.shape[0] * x.shape[2] * x.shape[3] <= self.out_channels
-
-    def _product(self, x: torch.Tensor) -> torch.Tensor:
-        h, w = ((side + 1) // 2 for side in x.shape[2:])
-        patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # (B, 9C, hw)
-        y = F.linear(patches.transpose(1, 2), self.weight.flatten(1), self.bias)  # (B, hw, O)
-        return y.transpose(1, 2).unflatten(2, (h, w))  # (B, O, h, w), channels_last in memory
-
-
-class ConvDownsample(nn.Module):
-    """3×3 convolution of stride 2, then LayerNorm, ``(B, H, W, D_in) -> (B, ceil(H/2), ceil(W/2), D_out)``."""
-
-    def __init__(self, dim_in: int, dim_out: int, eps: float, **dd: Any) -> None:
-        super().__init__()
-        self.conv = StridedConv(dim_in, dim_out, 3, stride=2, padding=1, **dd)
-        self.norm = LayerNorm(dim_out, eps=eps, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+from .reset import reset_parameters
 
 
 class Stage(nn.Module):
@@ -90,8 +33,8 @@ class HierarchicalBackbone(nn.Module):
     """Stem, stages at strides 4, 8, 16, 32, and a head; the methods that timm asks of a model.
 
     A family sets ``stem``, ``stages`` (of `Stage`), ``head`` (with ``fc`` and ``forward(x, pre_logits)``), the
-    attributes of `set_dims`, and ``norm`` if its features end in one; it adds `reset_classifier` and its parameters'
-    `no_weight_decay`.
+    attributes of `set_dims`, and ``norm`` if its features end in one; it adds `init_module` (its initialisation of one
+    module), `reset_classifier` and its parameters' `no_weight_decay`.
     """
 
     output_fmt = "NHWC"
@@ -105,6 +48,12 @@ class HierarchicalBackbone(nn.Module):
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
         self.norm: nn.Module = nn.Identity()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initialises every parameter, as the constructor does; for a network whose memory came from ``to_empty``."""
+        reset_parameters(self)
+        self.apply(self.init_module)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -151,7 +100,8 @@ class HierarchicalBackbone(nn.Module):
             intermediates_only: leave out the final features.
 
         Returns:
-            ``(features, intermediates)``, features (B, H/32, W/32, D) as `forward_features` gives them.
+            ``(features, intermediates)``, features (B, H/32, W/32, D) as `forward_features` gives them; stopped early,
+            the last stage's output, to which no norm belongs.
 
         Raises:
             ValueError: unknown ``output_fmt``.
@@ -166,7 +116,9 @@ class HierarchicalBackbone(nn.Module):
             if i in take:
                 y = self.norm(x) if norm and i == len(self.stages) - 1 else x
                 intermediates.append(y.permute(0, 3, 1, 2) if output_fmt == "NCHW" else y)
-        return intermediates if intermediates_only else (self.norm(x), intermediates)
+        if intermediates_only:
+            return intermediates
+        return (x if stop_early and last < len(self.stages) - 1 else self.norm(x)), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..cross_scan import route_pixels
-from .contract import CHUNK, num_chunks
+from .problem import CHUNK, Problem, num_chunks
 
 CONTIGUOUS_LAST = False
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -31,32 +31,20 @@ def unavailable(device: torch.device) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """The arguments of the canonical problem (see :mod:`.contract`) for a slice of the batch."""
+class _Part:
+    """The problem of a slice of the batch, with the pixels (K, L) that its routes visit."""
 
-    u: torch.Tensor
-    delta: torch.Tensor
-    A: torch.Tensor
-    B: torch.Tensor
-    C: torch.Tensor
-    D: torch.Tensor | None
-    z: torch.Tensor | None
-    delta_bias: torch.Tensor | None
-    delta_softplus: bool
-    pixels: torch.Tensor  # (K, L)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.A.dtype
+    problem: Problem
+    pixels: torch.Tensor
 
     def at(self, x: torch.Tensor, span: slice) -> torch.Tensor:
         """Rows of ``x`` (B, L, K or 1, ...) that the routes visit in ``span`` -> (B, Q, K, ...)."""
         pixels = self.pixels[:, span].t()  # (Q, K)
         route = torch.arange(pixels.shape[1], device=x.device) if x.shape[2] > 1 else 0
-        return x[:, pixels, route].to(self.dtype)
+        return x[:, pixels, route].to(self.problem.dtype)
 
     def gate(self, span: slice) -> torch.Tensor:
-        return self.at(self.z.unsqueeze(2), span)
+        return self.at(self.problem.z.unsqueeze(2), span)
 
 
 @dataclass(frozen=True)
@@ -72,13 +60,14 @@ class _Span:
     x: torch.Tensor  # input of the state
 
 
-def _load(problem: _Problem, span: slice, buffers: torch.Tensor) -> _Span:
+def _load(part: _Part, span: slice, buffers: torch.Tensor) -> _Span:
     """The span's inputs; a and x lie in the first two buffers."""
-    u, p = problem.at(problem.u, span), problem.at(problem.delta, span)
+    problem = part.problem
+    u, p = part.at(problem.u, span), part.at(problem.delta, span)
     if problem.delta_bias is not None:
         p = p + problem.delta_bias
-    dt = F.softplus(p) if problem.delta_softplus else p
-    B, C = problem.at(problem.B, span), problem.at(problem.C, span)
+    dt = F.softplus(p) if problem.softplus else p
+    B, C = part.at(problem.B, span), part.at(problem.C, span)
     a = _decays(dt, problem.A, out=_states(buffers[0], dt, B))
     x = _outer(dt * u, B, out=_states(buffers[1], dt, B))
     return _Span(u, p, dt, B, C, a, x)
@@ -187,49 +176,37 @@ def _spans(length: int, batch: int, A: torch.Tensor) -> list[slice]:
 
 
 def forward(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    save_checkpoints: bool,
-    out_dtype: torch.dtype,
+    problem: Problem, save_checkpoints: bool, out_dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See :mod:`.contract`."""
-    batch, length = delta.shape[:2]
+    """See :mod:`.problem`."""
+    A, batch, length = problem.A, problem.batch, problem.length
     state = A.new_zeros(batch, *A.shape)  # (B, K, E, N)
     checkpoints = A.new_zeros((batch, num_chunks(length), *A.shape) if save_checkpoints else (0,))
-    y = torch.empty(delta.shape, dtype=out_dtype, device=u.device)
-    pixels = route_pixels(routes, *grid, device=u.device)
+    y = torch.empty(problem.delta.shape, dtype=out_dtype, device=A.device)
+    pixels = route_pixels(problem.routes, *problem.grid, device=A.device)
     buffers = _buffers(2, batch * length, A)
-    for part in _batch_slices(batch, A):
-        gate = None if z is None else z[part]
-        problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
-        for span in _spans(length, part.stop - part.start, A):
+    for samples in _batch_slices(batch, A):
+        part = _Part(problem.samples(samples), pixels)
+        for span in _spans(length, samples.stop - samples.start, A):
             if save_checkpoints:
-                checkpoints[part, span.start // CHUNK] = state[part]
-            state[part] = _forward_span(problem, span, state[part], y[part], buffers)
+                checkpoints[samples, span.start // CHUNK] = state[samples]
+            state[samples] = _forward_span(part, span, state[samples], y[samples], buffers)
     return y, state, checkpoints.flatten()
 
 
 def _forward_span(
-    problem: _Problem, span: slice, state: torch.Tensor, y: torch.Tensor, buffers: torch.Tensor
+    part: _Part, span: slice, state: torch.Tensor, y: torch.Tensor, buffers: torch.Tensor
 ) -> torch.Tensor:
     """Writes the span's rows of ``y`` (B, L, K, E); returns the state after it."""
-    it = _load(problem, span, buffers)
+    problem = part.problem
+    it = _load(part, span, buffers)
     last = _recur(it.a, it.x, it.dt, problem.A, state)  # it.x now holds the states
     out = _read(it.x, it.C)
     if problem.D is not None:
         out.addcmul_(it.u, problem.D)
     if problem.z is not None:
-        out = out * F.silu(problem.gate(span))
-    _put(y, problem.pixels[:, span], out)
+        out = out * F.silu(part.gate(span))
+    _put(y, part.pixels[:, span], out)
     return last
 
 
@@ -245,35 +222,21 @@ def _add(target: torch.Tensor, pixels: torch.Tensor, rows: torch.Tensor) -> None
 
 
 def backward(
-    dy: torch.Tensor,
-    dlast_state: torch.Tensor | None,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    z: torch.Tensor | None,
-    delta_bias: torch.Tensor | None,
-    delta_softplus: bool,
-    routes: tuple[int, ...],
-    grid: tuple[int, int],
-    checkpoints: torch.Tensor,
+    dy: torch.Tensor, dlast_state: torch.Tensor | None, problem: Problem, checkpoints: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
-    """See :mod:`.contract`."""
-    batch, length = delta.shape[:2]
+    """See :mod:`.problem`."""
+    A, batch, length = problem.A, problem.batch, problem.length
     checkpoints = checkpoints.view(batch, num_chunks(length), *A.shape)
-    pixels = route_pixels(routes, *grid, device=u.device)
-    grads = _Gradients.zeros(u, delta, A, B, C, D, z, delta_bias)
+    pixels = route_pixels(problem.routes, *problem.grid, device=A.device)
+    grads = _Gradients.zeros(problem)
     buffers = _buffers(4, batch * length, A)
-    for part in _batch_slices(batch, A):
-        gate = None if z is None else z[part]
-        problem = _Problem(u[part], delta[part], A, B[part], C[part], D, gate, delta_bias, delta_softplus, pixels)
-        carry = A.new_zeros(problem.u.shape[0], *A.shape) if dlast_state is None else dlast_state[part]
-        for span in reversed(_spans(length, part.stop - part.start, A)):
-            state = checkpoints[part, span.start // CHUNK]
-            carry = _backward_span(problem, span, state, dy[part], carry, grads.of(part), buffers)
-    return grads.as_inputs(u, delta, B, C, z)
+    for samples in _batch_slices(batch, A):
+        part = _Part(problem.samples(samples), pixels)
+        carry = A.new_zeros(part.problem.batch, *A.shape) if dlast_state is None else dlast_state[samples]
+        for span in reversed(_spans(length, part.problem.batch, A)):
+            state = checkpoints[samples, span.start // CHUNK]
+            carry = _backward_span(part, span, state, dy[samples], carry, grads.of(samples), buffers)
+    return grads.of_dtypes(problem)
 
 
 @dataclass(frozen=True)
@@ -290,29 +253,20 @@ class _Gradients:
     delta_bias: torch.Tensor | None
 
     @classmethod
-    def zeros(
-        cls,
-        u: torch.Tensor,
-        delta: torch.Tensor,
-        A: torch.Tensor,
-        B: torch.Tensor,
-        C: torch.Tensor,
-        D: torch.Tensor | None,
-        z: torch.Tensor | None,
-        delta_bias: torch.Tensor | None,
-    ) -> _Gradients:
-        def contiguous(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-            return torch.zeros(x.shape, dtype=dtype, device=x.device)
+    def zeros(cls, problem: Problem) -> _Gradients:
+        def contiguous(x: torch.Tensor | None, dtype: torch.dtype | None = None) -> torch.Tensor | None:
+            return None if x is None else torch.zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
 
+        u, delta, A, B, C, D, z, delta_bias = problem.tensors
         return cls(
-            u=contiguous(u, u.dtype if u.shape[2] == delta.shape[2] else A.dtype),
-            delta=contiguous(delta, delta.dtype),
-            A=torch.zeros_like(A),
-            B=contiguous(B, B.dtype),
-            C=contiguous(C, C.dtype),
-            D=None if D is None else torch.zeros_like(D),
-            z=None if z is None else contiguous(z, A.dtype),
-            delta_bias=None if delta_bias is None else torch.zeros_like(delta_bias),
+            u=contiguous(u, None if u.shape[2] == delta.shape[2] else A.dtype),
+            delta=contiguous(delta),
+            A=contiguous(A),
+            B=contiguous(B),
+            C=contiguous(C),
+            D=contiguous(D),
+            z=contiguous(z, A.dtype),
+            delta_bias=contiguous(delta_bias),
         )
 
     def of(self, part: slice) -> _Gradients:
@@ -321,15 +275,13 @@ class _Gradients:
             self.u[part], self.delta[part], self.A, self.B[part], self.C[part], self.D, z, self.delta_bias
         )
 
-    def as_inputs(
-        self, u: torch.Tensor, delta: torch.Tensor, B: torch.Tensor, C: torch.Tensor, z: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, ...]:
-        dz = None if z is None else self.z.to(z.dtype)
-        return self.u.to(u.dtype), self.delta, self.A, self.B, self.C, self.D, dz, self.delta_bias
+    def of_dtypes(self, problem: Problem) -> tuple[torch.Tensor | None, ...]:
+        dz = None if self.z is None else self.z.to(problem.z.dtype)
+        return self.u.to(problem.u.dtype), self.delta, self.A, self.B, self.C, self.D, dz, self.delta_bias
 
 
 def _backward_span(
-    problem: _Problem,
+    part: _Part,
     span: slice,
     state: torch.Tensor,
     dy: torch.Tensor,
@@ -340,7 +292,7 @@ def _backward_span(
     """Adds the span's share to ``grads``.
 
     Args:
-        problem: the batch slice.
+        part: the batch slice.
         span: the steps.
         state: (B, K, E, N), the state before the span.
         dy: (B, L, K, E).
@@ -351,15 +303,16 @@ def _backward_span(
     Returns:
         dL/dh of the state before the span.
     """
-    it, pixels = _load(problem, span, buffers), problem.pixels[:, span]
+    problem = part.problem
+    it, pixels = _load(part, span, buffers), part.pixels[:, span]
     _recur(it.a, it.x, it.dt, problem.A, state)
     h = it.x  # (B, Q, K, E, N)
-    g = problem.at(dy, span)  # (B, Q, K, E)
+    g = part.at(dy, span)  # (B, Q, K, E)
     if problem.z is not None:
         y = _read(h, it.C)
         if problem.D is not None:
             y.addcmul_(it.u, problem.D)
-        z = problem.gate(span)
+        z = part.gate(span)
         s = torch.sigmoid(z)
         _add(grads.z, pixels, g * y * s * (1 + z * (1 - s)))
         g = g * z * s
@@ -380,7 +333,7 @@ def _backward_span(
     flow = before.mul_(it.a).mul_(lam)  # λ_s·a_s·h_{s-1} = dL/d(log a_s)
     through_x = _read(lam, it.B)
     ddt = torch.mul(flow, problem.A, out=it.a).sum(-1).addcmul_(through_x, it.u)
-    dp = ddt * torch.where(it.p > 20, torch.ones_like(it.p), torch.sigmoid(it.p)) if problem.delta_softplus else ddt
+    dp = ddt * torch.where(it.p > 20, torch.ones_like(it.p), torch.sigmoid(it.p)) if problem.softplus else ddt
     du = through_x * it.dt
     if problem.D is not None:
         du.addcmul_(g, problem.D)

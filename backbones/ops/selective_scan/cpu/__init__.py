@@ -1,0 +1,3 @@
+"""The C kernel and its launch."""
+
+from __future__ import annotations

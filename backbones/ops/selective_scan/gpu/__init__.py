@@ -1,0 +1,3 @@
+"""The Triton kernels and their launch."""
+
+from __future__ import annotations
