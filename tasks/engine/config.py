@@ -12,8 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..recipes import MIXERZOO_KEYS, BackboneError, config_names, find, read, run_name
 from .errors import ConfigError, explain
-from .recipes import MIXERZOO_KEYS, config_names, find, read, run_name
 
 __all__ = ["config_names", "find_config", "load_config", "parse_options"]
 
@@ -77,8 +77,8 @@ def load_config(
     chosen = backbone or named
     try:
         cfg = read(path, chosen)
-    except ConfigError:
-        raise
+    except BackboneError as error:
+        raise ConfigError(str(error)) from error
     except ImportError as error:  # mmengine's own says which module failed, but not why
         raise ConfigError(f"{path}: {explain(error)}") from error
     except Exception as error:  # whatever Python code raises
