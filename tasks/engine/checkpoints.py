@@ -40,7 +40,10 @@ register_backend("atomic", AtomicBackend, force=True)
 
 @HOOKS.register_module()
 class PlainStateHook(Hook):
-    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew."""
+    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew.
+
+    Also notes what the model's weights mean but do not show (`errors.check_context`).
+    """
 
     priority = "VERY_LOW"
 
@@ -48,6 +51,9 @@ class PlainStateHook(Hook):
         scalars = checkpoint["message_hub"]["log_scalars"]
         histories = {key: tuple(torch.from_numpy(part) for part in history.data) for key, history in scalars.items()}
         checkpoint["message_hub"] = {**checkpoint["message_hub"], "log_scalars": histories}
+        model = getattr(runner.model, "module", runner.model)
+        if hasattr(model, "context"):
+            checkpoint["meta"]["context"] = model.context()
         for key in ("meta", "message_hub", "param_schedulers"):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -15,21 +16,41 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
+from .checkpoints import load_from_file, load_from_url, newest_checkpoint, read_checkpoint, use_safe_loader
 from .config import load_config
-from .errors import ConfigError, check_checkpoint_hook, check_fits, check_names, explain, require
+from .errors import (
+    ConfigError,
+    check_checkpoint_hook,
+    check_context,
+    check_fits,
+    check_foreign,
+    check_names,
+    explain,
+    require,
+)
+from .sampling import SeededSampler, accept_seeds
+from .schedules import Schedule, check_iterations
 
 __all__ = ["TaskRunner", "build_runner", "predict", "say", "test", "train"]
 
 # Hooks without which a run would not be what the engine promises, whatever a config says.
-ESSENTIAL = ("SeedHook", "GlobalLossHook", "PlainStateHook", "ProgressHook", "CatchUpHook", "ReportHook")
-REMEDY = "remove that file to resume from the checkpoint before it"
+ESSENTIAL = (
+    "SeedHook",
+    "GlobalLossHook",
+    "DivergenceHook",
+    "PlainStateHook",
+    "ProgressHook",
+    "CatchUpHook",
+    "ReportHook",
+)
+REMEDY = "remove that file to resume from the checkpoint before it"  # said of damaged files only
 
 
 class TaskRunner(Runner):
@@ -69,6 +90,8 @@ class TaskRunner(Runner):
         keys = [key for key in ("train", "val", "test") if getattr(self, f"_{key}_dataloader") is dataloader]
         with self._naming(f"{keys[0]}_dataloader" if keys else "dataloader"):
             built = super().build_dataloader(_with_workers(dataloader), *args, **kwargs)
+            if isinstance(built.sampler, SeededSampler) and isinstance(built.dataset, BaseDataset):
+                accept_seeds(built.dataset)
             if len(built) == 0:
                 size, batch = len(built.dataset), getattr(built.batch_sampler, "batch_size", None)
                 raise ValueError(f"no batch in an epoch: {size} images at batch_size {batch}; lower batch_size")
@@ -120,7 +143,17 @@ class TaskRunner(Runner):
                 self._resume_from(newest)
             self._has_loaded = True
             return
+        if self._load_from is not None and not self._resume and not self._has_loaded:
+            self._check_foreign(self._load_from)
         super().load_or_resume()
+
+    def _check_foreign(self, file: str) -> None:
+        content = load_from_url(file) if file.startswith(("http://", "https://")) else load_from_file(file)
+        partly = check_foreign(self.model, content["state_dict"], file)
+        if not self.cfg.get("allow_other_context"):
+            check_context(self.model, content, file)
+        if partly:
+            say(partly)
 
     def _resume_from(self, path: Path) -> None:
         configured = self.seed
@@ -128,17 +161,28 @@ class TaskRunner(Runner):
             content = read_checkpoint(path)
         except ValueError as error:
             raise ValueError(f"{error}; {REMEDY}") from error
+        anew = f"or start anew from its weights by load_from={path}"
         check_fits(self.model, content, path)
+        if not self.cfg.get("allow_other_context"):
+            check_context(self.model, content, path)
+        check_iterations(self, content, path, anew)
+        schedule = Schedule(self)
         try:
             self.resume(str(path))
         except KeyError as error:
-            raise ValueError(f"{path}: lacks {error}, which resuming needs; {REMEDY}") from error
+            raise ValueError(f"{path}: lacks {error}, which resuming needs; start anew by load_from={path}") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; resume with the config and options that it was trained with") from error
+            raise ValueError(
+                f"{path}: {error}; resume with the config and options that it was trained with, {anew}"
+            ) from error
         if self.seed != configured:
             raise ValueError(
                 f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}"
             )
+        saved = content.get("param_schedulers") or []
+        changed = None if isinstance(saved, dict) else schedule.follow(self, saved)
+        if changed:
+            say(f"{path}: the schedule is computed anew, as {changed}")
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -239,8 +283,9 @@ def train(
         raise ValueError(
             f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir"
         )
-    if "checker" in cfg:
-        importlib.import_module(cfg.checker).check_data(cfg, thorough=check_data)
+    checker = _checker(cfg)
+    if checker:
+        importlib.import_module(checker).check_data(cfg, thorough=check_data)
     elif check_data:
         raise ConfigError(f"{cfg.filename}: checker: expected the module that checks this task's data; add it")
     with _one_cause(folder):
@@ -249,6 +294,14 @@ def train(
         say(f"{folder}: logs and TensorBoard files in {Path(runner.log_dir).name}/, checkpoints beside it as they come")
         runner.train()
     return folder
+
+
+def _checker(cfg: Config) -> str | None:
+    """The module that checks a task's data: the config's ``checker``, or ``check`` beside its ``predictor``."""
+    if cfg.get("checker"):
+        return cfg.checker
+    beside = cfg.get("predictor", "").rpartition(".")[0]
+    return f"{beside}.check" if beside and importlib.util.find_spec(f"{beside}.check") else None
 
 
 @contextmanager
@@ -291,6 +344,8 @@ def test(
         runner = build_runner(cfg, folder)
         _check_classes(runner, "test")
         check_fits(runner.model, content, checkpoint)
+        if not cfg.get("allow_other_context"):
+            check_context(runner.model, content, checkpoint)
         trained_on = (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
         check_names(cfg, checkpoint.name, trained_on, "test", _classes(runner.test_dataloader))
         return runner.test()
@@ -322,6 +377,8 @@ def predict(
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model).eval()
     check_fits(model, content, Path(checkpoint))
+    if not cfg.get("allow_other_context"):
+        check_context(model, content, Path(checkpoint))
     model.load_state_dict(content["state_dict"])
     return importlib.import_module(cfg.predictor).predict(model, cfg, content.get("meta", {}), images, Path(out))
 
