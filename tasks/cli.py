@@ -69,13 +69,23 @@ def test(config: str, checkpoint: Path, work_dir: Path | None, data: Path | None
 @click.argument("config")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--score-threshold", type=float, help="Least score of objects that are listed and drawn; detection only.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="For pictures and JSON.")
 @OPTIONS
-def predict(config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, options: tuple[str, ...]) -> None:
-    """Writes an annotated copy of every IMAGE and predictions.json into DIR."""
+def predict(
+    config: str,
+    checkpoint: Path,
+    images: tuple[Path, ...],
+    score_threshold: float | None,
+    out: Path,
+    options: tuple[str, ...],
+) -> None:
+    """Writes an annotated copy of every IMAGE and predictions.json into DIR. An IMAGE is a file, a video or a folder of
+    them."""
     from . import engine
 
-    for record in engine.predict(config, checkpoint, images, out, options=engine.parse_options(options)):
+    chosen = engine.parse_options(options)
+    for record in engine.predict(config, checkpoint, images, out, score_threshold, options=chosen):
         click.echo(f"{record['image']}: {record['summary']}")
     click.echo(f"{out}: predictions.json and the annotated pictures")
 

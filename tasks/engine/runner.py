@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..pictures import find_pictures
 from .checkpoints import load_from_file, load_from_url, newest_checkpoint, read_checkpoint, use_safe_loader
 from .config import load_config
 from .errors import (
@@ -352,15 +353,21 @@ def test(
 
 
 def predict(
-    config: str | Path, checkpoint: str | Path, images: Sequence[str | Path], out: str | Path, **kwargs: Any
+    config: str | Path,
+    checkpoint: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
+    score_threshold: float | None = None,
+    **kwargs: Any,
 ) -> list[dict[str, Any]]:
     """Labels pictures: an annotated copy of each, and ``predictions.json``, in the folder ``out``.
 
     Args:
         config: path or packaged name; its ``predictor`` names the module that knows how (one per task).
         checkpoint: file that ``train`` wrote.
-        images: picture files.
+        images: picture files, videos (every frame), and folders of both.
         out: folder.
+        score_threshold: of objects that are listed and drawn (detection); default: what the task says.
         **kwargs: ``options`` and ``data`` as in `load_config`.
 
     Returns:
@@ -373,6 +380,14 @@ def predict(
     require(cfg, "model", "predictor")
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"{out} is not a folder; choose another --out")
+    module = importlib.import_module(cfg.predictor)
+    if score_threshold is not None:
+        if not hasattr(module, "LEAST_SCORE"):
+            raise ValueError(f"score_threshold: {cfg.predictor} gives no scores to objects; leave it out")
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold: expected a share from 0 to 1, got {score_threshold}")
+        cfg.predict_cfg = {**cfg.get("predict_cfg", {}), "score_threshold": score_threshold}
+    files = find_pictures(images)  # before anything is written
     _forget_earlier_runs()
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model).eval()
@@ -380,7 +395,7 @@ def predict(
     if not cfg.get("allow_other_context"):
         check_context(model, content, Path(checkpoint))
     model.load_state_dict(content["state_dict"])
-    return importlib.import_module(cfg.predictor).predict(model, cfg, content.get("meta", {}), images, Path(out))
+    return module.predict(model, cfg, content.get("meta", {}), files, Path(out))
 
 
 def _classes(dataloader: DataLoader) -> Sequence[str] | None:
