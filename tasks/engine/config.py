@@ -102,7 +102,7 @@ def _set_classes(cfg: Config, path: Path) -> None:
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for dataset in _innermost(cfg.get(key, {}).get("dataset")):
             if "data_root" in dataset or "data_prefix" in dataset:  # others find their classes on disk
-                dataset.metainfo = {"classes": tuple(names)}
+                dataset.metainfo = {**(dataset.get("metainfo") or {}), "classes": tuple(names)}
     _set_numbers(cfg.model, len(names))
 
 
@@ -117,12 +117,13 @@ def _innermost(dataset: Any) -> list[Any]:
 
 
 def _set_numbers(node: Any, number: int) -> None:
-    """``num_classes`` wherever a model has it."""
+    """``num_classes`` of a model and its heads; that of a backbone, or of proposals, is its own."""
     if isinstance(node, Mapping):
         if "num_classes" in node:
             node["num_classes"] = number
-        for value in node.values():
-            _set_numbers(value, number)
+        for key, value in node.items():
+            if key not in ("backbone", "net", "rpn_head"):
+                _set_numbers(value, number)
     elif isinstance(node, list | tuple):
         for value in node:
             _set_numbers(value, number)

@@ -14,13 +14,15 @@ from typing import Any
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from .checkpoints import images_per_iteration
+
 __all__ = ["Schedule", "check_iterations"]
 
 PLACE = {"last_step", "_global_step", "_last_value", "base_values", "optimizer", "verbose"}  # not of the config
 
 
 def check_iterations(runner: Runner, content: Mapping[str, Any], path: Path, otherwise: str) -> None:
-    """An epoch has to have as many iterations as it had, or neither schedule nor samples would go on where they were.
+    """Batches and epochs have to be as large as they were, or neither schedule nor samples would go on where they were.
 
     Args:
         runner: about to resume.
@@ -29,15 +31,20 @@ def check_iterations(runner: Runner, content: Mapping[str, Any], path: Path, oth
         otherwise: what else can be done.
 
     Raises:
-        ValueError: there are more, or fewer.
+        ValueError: they are not.
     """
     loop, meta = runner.train_loop, content.get("meta", {})
     epochs, iterations = meta.get("epoch", 0), meta.get("iter", 0)
-    now = len(loop.dataloader)
-    if isinstance(loop, EpochBasedTrainLoop) and epochs and iterations != epochs * now:
+    batch, now = images_per_iteration(runner), len(loop.dataloader)
+    if meta.get("images_per_iteration", batch) != batch:
+        raise ValueError(
+            f"{path}: of a run with {meta['images_per_iteration']} images per iteration, now there are {batch}; resume "
+            f"with the train_dataloader.batch_size and the number of processes that it was trained with, {otherwise}"
+        )
+    if isinstance(loop, EpochBasedTrainLoop) and path.name.startswith("epoch_") and iterations != epochs * now:
         raise ValueError(
             f"{path}: of a run with {iterations / epochs:g} iterations per epoch, now there are {now}; resume with the "
-            f"train_dataloader.batch_size, the number of processes and the data that it was trained with, {otherwise}"
+            f"data that it was trained with, {otherwise}"
         )
 
 

@@ -125,8 +125,10 @@ def test_resuming_with_more_epochs_follows_the_new_schedule(tmp_path, small, dat
 
 def test_resuming_with_another_batch_size_is_refused_with_the_remedy(tmp_path, small, data):
     folder = engine.train(CONFIG, tmp_path / "run", options={**small, "train_cfg.max_epochs": 1}, data=data)
-    with pytest.raises(ValueError, match=r"4 iterations per epoch, now there are 8; resume with .*batch_size"):
+    with pytest.raises(ValueError, match=r"32 images per iteration, now there are 16; .*batch_size.* load_from="):
         engine.train(CONFIG, folder, resume=True, options={**small, "train_dataloader.batch_size": 16}, data=data)
+    with pytest.raises(ValueError, match=r"with 4 iterations per epoch, now there are 2; resume with the data"):
+        engine.train(CONFIG, folder, resume=True, options={**small, "train_dataloader.dataset.limit": 64}, data=data)
 
 
 def test_mixed_precision_may_be_added_and_left_out_on_resuming(tmp_path, small, data):
