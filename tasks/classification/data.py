@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import logging
+import os
 import struct
 import tarfile
 from abc import ABC, abstractmethod
@@ -23,14 +24,16 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import create_transform
-from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers.img_extensions import add_img_extensions
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset
 
 from ..engine.sampling import seeded
+from ..pictures import EXTENSIONS, read_picture
 
 __all__ = ["FashionMNIST", "ImageFolder", "WebDataset", "read_idx"]
 
+add_img_extensions(EXTENSIONS)  # for timm's reader of tar files, which knows three
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # where Debian's package puts it
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -66,7 +69,7 @@ class LabelledImages(Dataset, ABC):
 
     @abstractmethod
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """The image as it is, and its class."""
+        """The image in ``mode``, and its class."""
 
     def name(self, index: int) -> str:
         """What to call an image in a message."""
@@ -86,9 +89,8 @@ class LabelledImages(Dataset, ABC):
         for step in range(len(self)):
             number = self.indices[(index + step) % len(self)]
             try:
-                image, label = self.load(number)
-                return image.convert(self.mode), label
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises
+                return self.load(number)
+            except (OSError, ValueError) as error:
                 self._note_corrupt(number, error)
         raise ValueError(f"none of {len(self)} images can be read")
 
@@ -134,9 +136,7 @@ class ImageFolder(LabelledImages):
         self.classes = tuple(names)
         super().__init__(**kwargs)
         if not len(self):
-            raise ValueError(
-                f"root: {self.folder}: no images; expected {', '.join(sorted(get_img_extensions())[:4])} …"
-            )
+            raise ValueError(f"root: {self.folder}: no images; expected names that end in {', '.join(EXTENSIONS)}")
 
     def total(self) -> int:
         return len(self.reader if self.samples is None else self.samples)
@@ -144,11 +144,9 @@ class ImageFolder(LabelledImages):
     def load(self, index: int) -> tuple[Image.Image, int]:
         if self.samples is None:
             file, label = self.reader[index]
-            return Image.open(file), label
+            return read_picture(file, self.mode, self.name(index)), label
         path, label = self.samples[index]
-        with Image.open(path) as image:
-            image.load()
-            return image, label
+        return read_picture(path, self.mode), label
 
     def name(self, index: int) -> str:
         return self.reader.filename(index) if self.samples is None else str(self.samples[index][0])
@@ -179,27 +177,48 @@ def _holds_tars(folder: Path) -> bool:
 
 def _folder_samples(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
     """Paths and labels; classes are the names of the folders, sorted."""
-    extensions = get_img_extensions(as_set=True)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         there = "images without class folders" if any(folder.iterdir()) else "nothing"
         raise ValueError(f"root: {folder}: expected one folder per class, found {there}; sort the images into folders")
-    samples = [
-        (path, label)
-        for label, name in enumerate(names)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in extensions
-    ]
+    samples, others = [], []
+    for label, name in enumerate(names):
+        for path in _files(folder / name):
+            if path.suffix.lower() in EXTENSIONS:
+                samples.append((path, label))
+            else:
+                others.append(path)
     counts = Counter(label for _, label in samples)
     empty = [name for label, name in enumerate(names) if not counts[label]]
     if empty:
         raise ValueError(f"root: {folder}: no images of class {', '.join(empty[:5])}; add some or remove the folder")
+    if others:
+        endings = Counter(path.suffix or "no ending" for path in others)
+        kinds = ", ".join(f"{count} × {ending}" for ending, count in endings.items())
+        print_log(
+            f"root: {folder}: {len(others)} files are left out, as their names end in none of {', '.join(EXTENSIONS)}: "
+            f"{kinds}; the first is {others[0]}",
+            "current",
+            logging.WARNING,
+        )
     return samples, names
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder but hidden ones, sorted; links to folders are followed, though not in circles."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        folders[:] = [] if here in seen else [name for name in folders if not name.startswith(".")]
+        if here not in seen:
+            found += [Path(place) / name for name in names if not name.startswith(".")]
+        seen.add(here)
+    return sorted(found)
 
 
 def _kaggle_samples(folder: Path, solution: Path) -> tuple[list[tuple[Path, int]], list[str]]:
     """The flat validation folder of ImageNet with the labels of ``LOC_val_solution.csv``."""
-    with open(solution, newline="") as file:
+    with open(solution, newline="", encoding="utf-8-sig") as file:
         rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
     names = sorted({wnid for _, wnid in rows})
     label = {name: index for index, name in enumerate(names)}
@@ -243,7 +262,7 @@ class WebDataset(LabelledImages):
         shard, offset, size, label = self.places[index].tolist()
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
-            return Image.open(io.BytesIO(file.read(size))), label
+            return read_picture(io.BytesIO(file.read(size)), self.mode, self.name(index)), label
 
     def name(self, index: int) -> str:
         shard, offset, _, _ = self.places[index].tolist()
@@ -252,7 +271,6 @@ class WebDataset(LabelledImages):
 
 def _index_shard(path: Path, num_classes: int) -> list[tuple[int, int, int]]:
     """(offset, size, label) of every image; a sample's key ends at the first dot of the file name."""
-    extensions = get_img_extensions(as_set=True)
     places: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -261,7 +279,7 @@ def _index_shard(path: Path, num_classes: int) -> list[tuple[int, int, int]]:
                 folder, _, name = member.name.rpartition("/")
                 key, _, extension = name.partition(".")
                 key = f"{folder}/{key}"
-                if f".{extension.lower()}" in extensions:
+                if f".{extension.lower()}" in EXTENSIONS:
                     places[key] = member.offset_data, member.size
                 elif extension == "cls":
                     text = tar.extractfile(member).read().strip()

@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from torch.utils.data import Dataset
 
 from ..engine.sampling import seeded
+from ..pictures import open_upright, turned
 from .images import read_depth, read_image
 from .transforms import Sample, Transform
 
@@ -95,9 +96,10 @@ class RGBDFrames(DepthFrames):
         frame = self.frames[index]
         image, depth = read_image(frame.image), read_depth(frame.depth, self.counts_per_metre)
         if image.shape[1:] != depth.shape:
+            picture = open_upright(frame.image)
             raise ValueError(
-                f"{frame.image} has {image.shape[1]}×{image.shape[2]} pixels, its depth {frame.depth} has "
-                f"{depth.shape[0]}×{depth.shape[1]}; resample one of them"
+                f"{frame.image} has {picture.width}×{picture.height} pixels{turned(picture)}, its depth {frame.depth} "
+                f"has {depth.shape[1]}×{depth.shape[0]}; resample one of them"
             )
         return {"image": image, "depth": depth, "name": str(frame.image)}
 
@@ -309,7 +311,7 @@ def _folder_info(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: an RGB-D folder says its unit there, as {{"counts_per_metre": 1000}}')
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
         counts = info["counts_per_metre"]
         if isinstance(counts, bool) or not counts > 0:
             raise ValueError(f"counts_per_metre is {counts}")
@@ -323,7 +325,7 @@ def _lines(files: str | Path) -> list[tuple[str, list[str]]]:
     files = Path(files)
     if not files.is_file():
         raise FileNotFoundError(f"{files}: expected a text file that lists frames, found nothing")
-    lines = files.read_text().splitlines()
+    lines = files.read_text(encoding="utf-8-sig").splitlines()
     return [(f"{files}:{number}", line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -10,14 +10,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..pictures import SIXTEEN_BITS, eight_bits, open_upright
+
 UNITS = {"metre": "depth (m)", "relative": "inverse depth (relative)"}
-_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _FULL = 65535
 _POINT = np.dtype([(axis, "<f4") for axis in "xyz"] + [(color, "u1") for color in ("red", "green", "blue")])
 
@@ -36,20 +38,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; whatever goes wrong in decoding it becomes one ValueError that names it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected an image file, found {'a folder' if path.is_dir() else 'nothing'}")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            yield image
-    # Pillow's decoders raise many types for damaged data, SyntaxError and struct.error among them.
-    except Exception as error:
-        raise ValueError(f"{path}: expected an image (PNG, JPEG, TIFF, WebP, …): {error}") from error
-
-
 def read_image(path: str | Path) -> torch.Tensor:
     """Any 8- or 16-bit image as RGB, float32 (3, H, W) in [0, 1].
 
@@ -60,19 +48,10 @@ def read_image(path: str | Path) -> torch.Tensor:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, is damaged, or holds floating-point or 32-bit numbers, whose white is unknown.
     """
-    path = Path(path)
-    with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _SIXTEEN_BIT:
-            grey = np.asarray(upright).astype(np.int64)
-            if grey.min() < 0 or grey.max() > _FULL:
-                raise ValueError(f"values from {grey.min()} to {grey.max()}; at most 16 bits are read")
-            return torch.from_numpy(grey / _FULL).float().expand(3, -1, -1).contiguous()
-        if upright.mode == "F":
-            raise ValueError("floating-point pixels, whose white is unknown; save it with 8 or 16 bits")
-        if upright.has_transparency_data:
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        pixels = np.array(upright.convert("RGB"))
+    image = open_upright(path)
+    if image.mode in SIXTEEN_BITS:
+        return torch.from_numpy(np.asarray(image) / _FULL).float().expand(3, -1, -1).contiguous()
+    pixels = np.array(eight_bits(image))  # (H, W, 3)
     return torch.from_numpy(pixels).movedim(-1, 0).float().div(255).contiguous()
 
 
@@ -87,14 +66,15 @@ def read_depth(path: str | Path, counts_per_metre: float) -> torch.Tensor:
         FileNotFoundError: there is no such file.
         ValueError: no 16-bit grey image.
     """
-    return torch.from_numpy(_counts(Path(path)) / counts_per_metre).float()
+    return torch.from_numpy(_counts(Path(path))[0] / counts_per_metre).float()
 
 
-def _counts(path: Path) -> np.ndarray:
-    with _opened(path) as image:
-        if image.mode not in _SIXTEEN_BIT:
-            raise ValueError(f"depth has one 16-bit channel, this file is {image.mode}; an 8-bit copy has lost it")
-        return np.asarray(image).astype(np.float64)
+def _counts(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pixels and metadata."""
+    image = open_upright(path)
+    if image.mode not in SIXTEEN_BITS:
+        raise ValueError(f"{path}: depth has one 16-bit channel, this file is {image.mode}; an 8-bit copy has lost it")
+    return np.asarray(image).astype(np.float64), image.info
 
 
 def write_counts(path: str | Path, counts: np.ndarray, **text: str) -> None:
@@ -148,12 +128,11 @@ def read_depth_png(path: str | Path) -> tuple[torch.Tensor, str]:
         FileNotFoundError: there is no such file.
         ValueError: another kind of file.
     """
-    counts = _counts(Path(path))
-    with _opened(Path(path)) as image:
-        missing = {"unit", "offset", "step"} - image.info.keys()
-        if missing:
-            raise ValueError(f"no {', '.join(sorted(missing))} in its metadata; read it with read_depth")
-        unit, offset, step = (image.info[key] for key in ("unit", "offset", "step"))
+    counts, info = _counts(Path(path))
+    missing = {"unit", "offset", "step"} - info.keys()
+    if missing:
+        raise ValueError(f"{path}: no {', '.join(sorted(missing))} in its metadata; read it with read_depth")
+    unit, offset, step = (info[key] for key in ("unit", "offset", "step"))
     return torch.from_numpy(float(offset) + float(step) * counts).float(), unit
 
 

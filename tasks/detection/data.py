@@ -16,6 +16,8 @@ from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.evaluation import CocoMetric  # noqa: E402
 from mmdet.registry import DATASETS, METRICS  # noqa: E402
 
+from .. import loading  # noqa: E402, F401  (registers the one loader of pictures)
+
 __all__ = ["CocoFigures", "SeededCocoDataset"]
 
 

@@ -59,7 +59,7 @@ def test_nyu_errors(tmp_path):
     write_frame(tmp_path / "a.png", tmp_path / "b.png", 0)
     write_frame(tmp_path / "small.png", tmp_path / "c.png", 0, (3, 3))
     listed.write_text("a.png c.png 518\n")
-    with pytest.raises(ValueError, match=r"a\.png has 6×8 pixels, its depth .*c\.png has 3×3"):
+    with pytest.raises(ValueError, match=r"a\.png has 8×6 pixels, its depth .*c\.png has 3×3"):
         NYU(tmp_path, listed)[0]
 
 

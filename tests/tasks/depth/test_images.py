@@ -95,16 +95,16 @@ def test_first_frame_of_an_animation(tmp_path):
 
 
 def test_what_cannot_be_read_is_one_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected an image file, found nothing"):
+    with pytest.raises(FileNotFoundError, match="no such picture"):
         read_image(tmp_path / "missing.png")
-    with pytest.raises(FileNotFoundError, match="found a folder"):
+    with pytest.raises(ValueError, match=r"not a picture that can be read: .*irectory"):
         read_image(tmp_path)
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text\.png: expected an image \(PNG"):
+    with pytest.raises(ValueError, match=r"text\.png: not a picture that can be read"):
         read_image(tmp_path / "text.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"cut\.png: expected an image"):
+    with pytest.raises(ValueError, match=r"cut\.png: not a picture that can be read"):
         read_image(tmp_path / "cut.png")
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match="floating-point pixels"):

@@ -125,7 +125,7 @@ def test_predict_writes_depth_pictures_and_points(trained, rooms, tmp_path):
     command = ["predict", CONFIG, trained / "epoch_10.pth", images[0], tmp_path / "no.png", "--out", tmp_path / "none"]
     run = CliRunner().invoke(main, [str(part) for part in [*command, *options]])
     assert run.exit_code == 1
-    assert "no.png: expected an image" in run.stderr
+    assert "no.png: not a picture" in run.stderr
     assert not (tmp_path / "none").exists()
 
 
