@@ -8,6 +8,8 @@ everywhere: it is turned as its EXIF orientation says, which is how viewers show
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -20,9 +22,12 @@ from ..backbones._files import write_atomically
 __all__ = [
     "EXTENSIONS",
     "SIXTEEN_BITS",
+    "Shot",
     "eight_bits",
+    "find_pictures",
     "open_upright",
     "read_picture",
+    "shots",
     "turned",
     "unused_name",
     "write_picture",
@@ -32,6 +37,7 @@ EXTENSIONS = (
     ".avif", ".bmp", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Others are not decoded whatever a file is called: for EPS, for one, Pillow runs Ghostscript.
 FORMATS = {"AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of one channel of more than 8 bits
@@ -123,6 +129,75 @@ def turned(image: Image.Image) -> str:
         return ""
     width, height = image.size if turn < 5 else image.size[::-1]
     return f" as viewers show it (EXIF orientation {turn}; stored as {width}×{height})"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture file, or a frame of a video.
+
+    Attributes:
+        name: the file; of a frame with ``#`` and its number, from 0 on.
+        stem: what files made from it begin with.
+        source: the file, or the frame itself.
+    """
+
+    name: str
+    stem: str
+    source: Path | Image.Image
+
+    def picture(self) -> Image.Image:
+        """RGB (`read_picture`)."""
+        return self.source if isinstance(self.source, Image.Image) else read_picture(self.source)
+
+
+def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
+    """Picture and video files: those given, and those in folders given, each read once to see that it can be.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or no picture in a folder.
+        ValueError: a file that cannot be read.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS + VIDEOS)
+        if not inside:
+            raise FileNotFoundError(f"{path}: no picture here; expected names that end in {', '.join(EXTENSIONS)}")
+        found += inside
+    for path in found:
+        if path.suffix.lower() in VIDEOS:
+            next(_frames(path))
+        else:
+            open_upright(path)
+    return found
+
+
+def shots(paths: Sequence[str | Path]) -> Iterator[Shot]:
+    """What `find_pictures` gave, one after the other: a thousand pictures need no more memory than one."""
+    for path in map(Path, paths):
+        if path.suffix.lower() in VIDEOS:
+            for number, frame in enumerate(_frames(path)):
+                yield Shot(f"{path}#{number}", f"{path.stem}_{number:06d}", frame)
+        else:
+            yield Shot(str(path), path.stem, path)
+
+
+def _frames(path: Path) -> Iterator[Image.Image]:
+    import cv2  # a third of a second, for videos only
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video")
+    video = cv2.VideoCapture(str(path))
+    try:
+        there, pixels = video.read()  # (H, W, 3), BGR
+        if not there:
+            raise ValueError(f"{path}: not a video that can be read")
+        while there:
+            yield Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
+            there, pixels = video.read()
+    finally:
+        video.release()
 
 
 def unused_name(name: str, names: set[str]) -> str:

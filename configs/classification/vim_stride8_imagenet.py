@@ -1,5 +1,6 @@
-"""Vim on ImageNet with patches every 8 pixels: the released networks, fine-tuned (ft-vim-t.sh and ft-vim-s.sh of the
-official repository at 4567f9d).
+"""Vim on ImageNet with patches every 8 pixels: the released networks, fine-tuned.
+
+ft-vim-t.sh and ft-vim-s.sh of the official repository at 4567f9d.
 
 Published top-1 (arXiv 2401.09417, table 1): Vim-Ti+ 78.3 %, Vim-S+ 81.6 %.
 

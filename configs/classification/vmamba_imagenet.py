@@ -1,5 +1,6 @@
-"""VMamba on ImageNet at 224×224 (arXiv 2401.10166, appendix; classification/configs of the official repository at
-2ed52ea).
+"""VMamba on ImageNet at 224×224 (arXiv 2401.10166, appendix).
+
+classification/configs of the official repository at 2ed52ea.
 
 Published top-1 (README of the official repository): T[s2l5] 82.5 %, T[s1l8] 82.6 %, S[s2l15] 83.6 %, S[s1l20] 83.3 %,
 B[s2l15] 83.9 %, B[s1l20] 83.8 %.

@@ -1,5 +1,6 @@
-"""DPT heads on small networks, fine-tuned from rendered rooms on the 30 RealSense frames of a model castle in Debian's
-visp-images-data: 20 to train, the last 10 to test.
+"""DPT heads on small networks, fine-tuned from rendered rooms on real frames of a model castle.
+
+The 30 RealSense frames of Debian's visp-images-data: 20 to train, the last 10 to test.
 
 Measured here: benchmarks/results/depth_castel_*.json, docs/depth.md.
 

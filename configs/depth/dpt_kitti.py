@@ -1,5 +1,6 @@
-"""DPT on KITTI raw with the improved ground truth, lists of the BTS line (arXiv 1907.10326): 23,158 frames to train,
-and the 652 of Eigen's 697 test frames that have it.
+"""DPT on KITTI raw with the improved ground truth.
+
+Lists of the BTS line (arXiv 1907.10326): 23,158 frames to train, and the 652 of Eigen's 697 test frames that have it.
 
 Published: DPT-Hybrid from the released relative model δ1 0.959, AbsRel 0.062, RMSE 2.575 (isl-org/DPT, EVALUATION.md);
 of a ViT-B trained from ImageNet weights, as DPT-Large is here, MDE-Toolbox reports AbsRel 0.073, RMSE 2.604.

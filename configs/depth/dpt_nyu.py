@@ -1,4 +1,6 @@
-"""DPT on NYU Depth v2 in the folders and lists of the BTS line (arXiv 1907.10326): 24,231 frames to train, 654 to test.
+"""DPT on NYU Depth v2.
+
+In the folders and with the lists of the BTS line (arXiv 1907.10326): 24,231 frames to train, 654 to test.
 
 Published: DPT-Hybrid from the released relative model δ1 0.904, AbsRel 0.109, RMSE 0.357 (isl-org/DPT, EVALUATION.md);
 of a ViT-B trained from ImageNet weights, as DPT-Large is here, MDE-Toolbox reports AbsRel 0.135, RMSE 0.413.

@@ -1,4 +1,4 @@
-"""Hypothesis 2 of MambaOut (arXiv 2405.07992) in detection, for a CPU: detection_h2 at half the width, five mixers.
+"""Hypothesis 2 of MambaOut (arXiv 2405.07992) in detection, for a CPU: detection_h2 at half the width.
 
 Measured here: benchmarks/results/h2_detection_amd_epyc.json.
 

@@ -1,5 +1,4 @@
-"""Hypothesis 2 of MambaOut (arXiv 2405.07992) in segmentation, for a CPU: segmentation_h2 at half the width, five
-mixers.
+"""Hypothesis 2 of MambaOut (arXiv 2405.07992) in segmentation, for a CPU: segmentation_h2 at half the width.
 
 Measured here: benchmarks/results/h2_segmentation_amd_epyc.json.
 

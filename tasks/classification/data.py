@@ -218,7 +218,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _kaggle_samples(folder: Path, solution: Path) -> tuple[list[tuple[Path, int]], list[str]]:
     """The flat validation folder of ImageNet with the labels of ``LOC_val_solution.csv``."""
-    with open(solution, newline="") as file:
+    with open(solution, newline="", encoding="utf-8-sig") as file:
         rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
     names = sorted({wnid for _, wnid in rows})
     label = {name: index for index, name in enumerate(names)}

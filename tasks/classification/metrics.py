@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from ..engine.checkpoints import write_atomically
+from ..engine.errors import DivergenceError
 from ..engine.plots import draw_confusion
 
 __all__ = ["Accuracy"]
@@ -31,9 +32,17 @@ class Accuracy(BaseMetric):
         Args:
             data_batch: images and labels (B,).
             data_samples: logits, B of (C,).
+
+        Raises:
+            DivergenceError: a logit is NaN, which every comparison would take for right.
         """
         labels = torch.as_tensor(data_batch[1]).cpu()
         logits = torch.stack(list(data_samples)).float().cpu()  # (B, C)
+        lost = int(logits.isnan().any(1).sum())
+        if lost:
+            raise DivergenceError(
+                f"the logits of {lost} of {len(logits)} pictures are NaN; there is nothing to measure"
+            )
         ranks = (logits > logits.gather(1, labels[:, None])).sum(1)  # classes that score higher than the true one
         self.results.extend(zip(labels.tolist(), logits.argmax(1).tolist(), ranks.tolist(), strict=True))
 

@@ -14,7 +14,7 @@ from timm.data import create_transform
 from torch import nn
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import read_picture, unused_name, write_picture
+from ..pictures import shots, unused_name, write_picture
 
 __all__ = ["annotate", "networks", "predict"]
 
@@ -30,7 +30,7 @@ def predict(
         model: `model.Classifier` in evaluation mode.
         cfg: its config.
         meta: of the checkpoint; its ``dataset_meta`` has the names of the classes.
-        images: picture files.
+        images: picture and video files (`pictures.find_pictures`).
         out: folder for ``NAME_labelled.png`` and ``predictions.json``.
 
     Raises:
@@ -40,19 +40,19 @@ def predict(
     classes = (meta.get("dataset_meta") or {}).get("classes") or [str(i) for i in range(model.num_classes)]
     transform = create_transform(**cfg.test_dataloader.dataset.transform)
     mode = "L" if cfg.model.net.get("in_chans", 3) == 1 else "RGB"
-    pictures = [read_picture(path) for path in images]
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
-    for path, picture in zip(images, pictures, strict=True):
+    for shot in shots(images):
+        picture = shot.picture()
         x = transform(picture.convert(mode))[None]  # (1, channels, H, W)
         with torch.inference_mode():
             share = model(x)[0].softmax(0)  # (C,)
         best = share.argsort(descending=True)[:5].tolist()
         found = [{"class": classes[i], "probability": round(float(share[i]), 4)} for i in best]
-        name = unused_name(f"{Path(path).stem}_labelled", names)
+        name = unused_name(f"{shot.stem}_labelled", names)
         write_picture(annotate(picture, found[:3]), out / f"{name}.png")
         summary = f"{found[0]['class']} ({found[0]['probability']:.1%})"
-        records.append({"image": str(path), "picture": f"{name}.png", "summary": summary, "top5": found})
+        records.append({"image": shot.name, "picture": f"{name}.png", "summary": summary, "top5": found})
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
     return records
 

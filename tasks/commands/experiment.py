@@ -51,9 +51,9 @@ def command(
     data: Path | None,
     options: tuple[str, ...],
 ) -> None:
-    """Runs every cell of the experiment NAME that is not done yet, and writes table and plot into DIR: an experiment such
-    as classification_h1, a recipe such as depth/synthetic for all its backbones, or a file with a grid. A broken-off
-    experiment goes on where it was.
+    """Runs every cell of the experiment NAME that is not done yet, and writes table and plot into DIR. NAME is that of
+    a packaged one (classification_h1), a recipe (depth/synthetic: all its backbones), or a file with a grid. A
+    broken-off experiment goes on where it was.
 
     With --shard every machine trains its part into the same DIR, or into its own; the last one, or --report-only, makes
     the table. With --submit slurm the runs are an array of jobs, and this command waits for them.

@@ -311,7 +311,7 @@ def _folder_info(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: an RGB-D folder says its unit there, as {{"counts_per_metre": 1000}}')
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
         counts = info["counts_per_metre"]
         if isinstance(counts, bool) or not counts > 0:
             raise ValueError(f"counts_per_metre is {counts}")
@@ -325,7 +325,7 @@ def _lines(files: str | Path) -> list[tuple[str, list[str]]]:
     files = Path(files)
     if not files.is_file():
         raise FileNotFoundError(f"{files}: expected a text file that lists frames, found nothing")
-    lines = files.read_text().splitlines()
+    lines = files.read_text(encoding="utf-8-sig").splitlines()
     return [(f"{files}:{number}", line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -136,9 +136,9 @@ def _trimmed(errors: torch.Tensor, trim: float) -> torch.Tensor:
 
 
 def _root(x: torch.Tensor) -> torch.Tensor:
-    """Square root with gradient 0 at 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
+    """Square root with gradient 0 at 0; NaN stays NaN."""
+    nothing = x <= 0
+    return torch.where(nothing, 0, torch.where(nothing, 1, x).sqrt())
 
 
 def _nothing(prediction: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from . import losses
+from .check import check_range
 from .images import UNITS
 from .metrics import flip_average
 from .models import create_depth_model
@@ -61,10 +62,21 @@ class DepthModel(BaseModel):
             self.net.convention = as_convention(convention)
         self.loss = _loss(loss, self.net.unit)
         self.depth_range = tuple(depth_range)
+        self.max_depth = net.get("max_depth")
+        self._checked = False  # whether a first batch's depth was in metres
         self.flip_test = flip_test
 
     def init_weights(self) -> None:
         """Nothing: the network is initialised or loaded, and mmengine would call its backbone's initialiser again."""
+
+    def context(self) -> dict[str, Any]:
+        """What the weights do not show, and a checkpoint notes: metres of the largest depth, and the normalisation."""
+        convention = self.net.convention
+        return {
+            "net.max_depth": self.max_depth,
+            "convention.mean": list(convention.mean),
+            "convention.std": list(convention.std),
+        }
 
     def forward(
         self,
@@ -83,6 +95,9 @@ class DepthModel(BaseModel):
                 the convention has it; ``tensor`` for (B, h, w).
         """
         if mode == "loss":
+            if not self._checked:
+                check_range(depth, self.depth_range, "the first batch")
+                self._checked = True
             return {"loss": self._loss(self.net(image).float(), depth)}
         if mode == "tensor":
             return self.net(image)

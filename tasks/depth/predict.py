@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import unused_name
+from ..pictures import shots, unused_name
 from .dpt import DPT
 from .images import UNITS, read_image, write_depth_png, write_picture, write_point_cloud
 from .metrics import DepthMetrics, Protocol, flip_average
@@ -114,7 +115,7 @@ def predict(
         model: in evaluation mode.
         cfg: its config; ``predict_cfg`` may hold ``point_cloud`` (write one) and ``focal`` (see `write_point_cloud`).
         meta: of the checkpoint; not used.
-        images: picture files.
+        images: picture and video files (`pictures.find_pictures`).
         out: folder.
 
     Returns:
@@ -129,18 +130,18 @@ def predict(
     wanted = cfg.get("predict_cfg", {})
     point_cloud, focal = wanted.get("point_cloud", False), wanted.get("focal")
     _check_point_cloud(model.net, point_cloud)
-    pictures = [read_image(path) for path in images]
-    depths = [predict_depth(model.net, image, model.flip_test) for image in pictures]
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
-    for path, image, depth in zip(images, pictures, depths, strict=True):
-        name = unused_name(Path(path).stem, names)
+    for shot in shots(images):
+        image = read_image(shot.source) if isinstance(shot.source, Path) else pil_to_tensor(shot.source).float() / 255
+        depth = predict_depth(model.net, image, model.flip_test)
+        name = unused_name(shot.stem, names)
         files = _write(model.net, image, depth, out, name, point_cloud, focal)
         low, high = np.percentile(depth.numpy(), (1, 99)).tolist()
         unit = model.net.unit
         records.append(
             {
-                "image": str(path),
+                "image": shot.name,
                 **dict(zip(("depth", "picture", "point_cloud"), (file.name for file in files), strict=False)),
                 "unit": unit,
                 "range": [low, high],

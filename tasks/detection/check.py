@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from os import scandir
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from ..engine import say
 from ..pictures import read_picture, turned
 
 __all__ = ["DataError", "check_data"]
@@ -54,9 +59,12 @@ def check_data(cfg: Config, thorough: bool = False) -> int:
         if (path, folder) not in done:
             done.add((path, folder))
             content = _read(path)
-            _check_entries(content, path)
-            _check_classes(content, path, cfg, dataset.get("metainfo", {}).get("classes"))
-            _check_shapes(content, path, masks=bool(_find(cfg.model, "mask_head")))
+            labelled = key != "test_dataloader" or bool(content.get("annotations"))
+            _check_entries(content, path, [part for part in NEEDED if labelled or part != "annotations"])
+            classes = _check_classes(content, path, cfg, dataset.get("metainfo", {}).get("classes"))
+            if labelled:
+                _check_shapes(content, path, masks=bool(_find(cfg.model, "mask_head")))
+                say(f"{path}: {_statistics(content, classes)}")
             _check_pictures(content["images"], path, folder, thorough)
             total += len(content["images"])
     return total
@@ -64,7 +72,10 @@ def check_data(cfg: Config, thorough: bool = False) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        if raw.startswith(BOM_UTF8):
+            raise DataError(f"{path}: begins with a byte-order mark, which pycocotools does not read; save it without")
+        content = json.loads(raw)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; put the annotations there, or give their folder by --data") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -81,8 +92,19 @@ def _fail(path: Path, wrong: Sequence[str], remedy: str) -> None:
         raise DataError(f"{path}: {wrong[0]}{more}; {remedy}")
 
 
-def _check_entries(content: Mapping[str, Any], path: Path) -> None:
-    for part, keys in NEEDED.items():
+def _statistics(content: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Pictures, and boxes per class: a set whose labels are not what they should be shows here."""
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    boxes = Counter(names[annotation["category_id"]] for annotation in content["annotations"])
+    counts = ", ".join(f"{name} {boxes[name]:,}" for name in classes)
+    others = sum(count for name, count in boxes.items() if name not in classes)
+    unused = f"; {others:,} of other categories are not used" if others else ""
+    return f"{len(content['images']):,} pictures; boxes per class: {counts}{unused}"
+
+
+def _check_entries(content: Mapping[str, Any], path: Path, parts: Sequence[str]) -> None:
+    for part in parts:
+        keys = NEEDED[part]
         if part not in content:
             raise DataError(f"{path}: lacks the key {part!r}; COCO's format has {', '.join(NEEDED)}")
         if not content[part]:
@@ -97,6 +119,22 @@ def _check_entries(content: Mapping[str, Any], path: Path) -> None:
         ids: set[Any] = set()
         twice = [f"{part!r} has the id {e['id']!r} twice" for e in content[part] if e["id"] in ids or ids.add(e["id"])]
         _fail(path, twice, "ids must be unique")
+    names: dict[str, Any] = {}
+    same = [
+        f"the categories with the ids {names[c['name']]!r} and {c['id']!r} are both called {c['name']!r}"
+        for c in content["categories"]
+        if names.setdefault(c["name"], c["id"]) != c["id"]
+    ]
+    _fail(path, same, "rename or merge them: labels are found by name")
+    sizes = [
+        f"image {image['id']} has {key} {image[key]!r}"
+        for image in content["images"]
+        for key in ("height", "width")
+        if not _is_number(image[key]) or image[key] <= 0
+    ]
+    _fail(path, sizes, "expected a number of pixels above 0")
+    if "annotations" not in parts:
+        return
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     lost = [
@@ -114,8 +152,17 @@ def _check_entries(content: Mapping[str, Any], path: Path) -> None:
     _fail(path, unknown, "add the category or correct the annotation")
 
 
-def _check_classes(content: Mapping[str, Any], path: Path, cfg: Config, classes: Sequence[str] | None) -> None:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_classes(content: Mapping[str, Any], path: Path, cfg: Config, classes: Sequence[str] | None) -> Sequence[str]:
     """Names of the config's classes (COCO's own, if it has none) against the file, and their number in the model."""
+    if isinstance(classes, str):
+        raise DataError(
+            f"{cfg.filename}: metainfo.classes is the text {classes!r}, not a list of names; a list of one is "
+            f"({classes!r},), with a comma"
+        )
     if classes is None:
         from mmdet.datasets import CocoDataset
 
@@ -131,6 +178,7 @@ def _check_classes(content: Mapping[str, Any], path: Path, cfg: Config, classes:
                     f"{cfg.filename}: {head}.num_classes is {found['num_classes']}, but {path} is read with "
                     f"{len(classes)} classes; set it to {len(classes)}"
                 )
+    return classes
 
 
 def _find(node: Any, key: str) -> list[Mapping[str, Any]]:
@@ -158,8 +206,8 @@ def _check_shapes(content: Mapping[str, Any], path: Path, masks: bool) -> None:
 def _fault(annotation: Mapping[str, Any], height: int, width: int, masks: bool) -> str | None:
     """What is wrong with the geometry of an annotation, if anything."""
     box = annotation["bbox"]
-    if len(box) != 4:
-        return f"its bbox must be x, y, width, height, got {box}"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return f"its bbox must be the four numbers x, y, width, height, got {box}"
     over_x, over_y = SLACK * width + 2, SLACK * height + 2
     x, y, w, h = box
     if x < -over_x or y < -over_y or x + w > width + over_x or y + h > height + over_y:
@@ -171,6 +219,8 @@ def _fault(annotation: Mapping[str, Any], height: int, width: int, masks: bool) 
         size = list(mask.get("size", ()))
         return None if size == [height, width] else f"its mask is made for size {size}, not [{height}, {width}]"
     for polygon in mask:
+        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
+            return f"its polygon must be a list of numbers x, y, x, y …, got {str(polygon)[:60]}"
         if len(polygon) < 6 or len(polygon) % 2:
             return f"its polygon needs at least three points x, y, got {len(polygon)} numbers"
         if min(polygon[::2]) < -over_x or max(polygon[::2]) > width + over_x:

@@ -8,21 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from PIL import Image
+from pycocotools.mask import encode
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import read_picture, unused_name, write_picture
+from ..pictures import shots, unused_name, write_picture
 from .flops import WholeDetector
 
 __all__ = ["draw", "networks", "predict"]
 
-LEAST_SCORE = 0.3  # of what is drawn and listed
+LEAST_SCORE = 0.3  # of what is drawn and listed, unless predict_cfg has a score_threshold
 WIDTH = 512  # pixels that a drawn picture has at least, so that the labels can be read
 COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000", "#000075")
 
@@ -36,36 +38,47 @@ def predict(
         model: a detector of mmdet in evaluation mode.
         cfg: its config.
         meta: of the checkpoint; its ``dataset_meta`` has the names of the classes.
-        images: picture files.
-        out: folder for ``NAME_detected.png`` and ``predictions.json``; boxes there are x1, y1, x2, y2 in pixels.
+        images: picture and video files (`pictures.find_pictures`).
+        out: folder for ``NAME_detected.png`` and ``predictions.json``; boxes there are x1, y1, x2, y2 in pixels,
+            masks COCO's run lengths.
 
     Raises:
         ValueError: a file is no picture; nothing is written then.
         OSError: a file cannot be read or written.
     """
     classes = (meta.get("dataset_meta") or {}).get("classes")
-    steps = [step for step in cfg.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
-    pipeline = Compose(steps)
-    pictures = [read_picture(path) for path in images]
+    steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step["type"].startswith("Load")]
+    pipeline = Compose([{"type": "mmdet.LoadImageFromNDArray"}, *steps])
+    least = cfg.get("predict_cfg", {}).get("score_threshold", LEAST_SCORE)
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
-    for path, picture in zip(images, pictures, strict=True):
-        batch = pseudo_collate([pipeline({"img_path": str(path), "img_id": 0})])
+    for shot in shots(images):
+        picture = shot.picture()
+        pixels = np.ascontiguousarray(np.asarray(picture)[..., ::-1])  # (H, W, 3), BGR
+        batch = pseudo_collate([pipeline({"img": pixels, "img_id": 0})])
         with torch.inference_mode():
             found = model.test_step(batch)[0].pred_instances.cpu()
-        found = found[found.scores >= LEAST_SCORE]
+        found = found[found.scores >= least]
         labels = [classes[i] if classes else str(i) for i in found.labels.tolist()]
         objects = [
             {"class": label, "score": round(score, 4), "box": [round(x, 1) for x in box]}
             for label, score, box in zip(labels, found.scores.tolist(), found.bboxes.tolist(), strict=True)
         ]
-        name = unused_name(f"{Path(path).stem}_detected", names)
-        masks = found.masks if "masks" in found else None
+        name = unused_name(f"{shot.stem}_detected", names)
+        masks = found.masks if "masks" in found else None  # bool (N, H, W)
+        for item, mask in zip(objects, masks if masks is not None else (), strict=False):
+            item["mask"] = _run_lengths(mask)
         write_picture(draw(picture, objects, found.labels, masks), out / f"{name}.png")
         counts = ", ".join(f"{number} × {label}" for label, number in Counter(labels).most_common()) or "nothing"
-        records.append({"image": str(path), "picture": f"{name}.png", "summary": counts, "objects": objects})
+        records.append({"image": shot.name, "picture": f"{name}.png", "summary": counts, "objects": objects})
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
     return records
+
+
+def _run_lengths(mask: torch.Tensor) -> dict[str, Any]:
+    """A mask (H, W) as COCO stores it: ``size`` and ``counts``, which pycocotools decodes."""
+    rle = encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
 def networks(model: nn.Module) -> dict[str, nn.Module]:

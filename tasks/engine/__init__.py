@@ -7,16 +7,18 @@ twice, and errors that name the config file and the key.
 
 from __future__ import annotations
 
-from . import hooks, optim, sampling  # registers them with mmengine
+from . import divergence, hooks, optim, sampling  # registers them with mmengine
 from .config import config_names, find_config, load_config, parse_options
-from .errors import ConfigError
+from .errors import ConfigError, DivergenceError
 from .runner import TaskRunner, build_runner, predict, say, test, train
 
 __all__ = [
     "ConfigError",
+    "DivergenceError",
     "TaskRunner",
     "build_runner",
     "config_names",
+    "divergence",
     "find_config",
     "hooks",
     "load_config",

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
+from mmengine.dist import get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
@@ -40,7 +41,10 @@ register_backend("atomic", AtomicBackend, force=True)
 
 @HOOKS.register_module()
 class PlainStateHook(Hook):
-    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew."""
+    """Saves mmengine's log histories, the only objects in its checkpoints, as tensors, and makes them anew.
+
+    Also notes what else a run that goes on has to have: the batch size, and what weights mean but do not show.
+    """
 
     priority = "VERY_LOW"
 
@@ -48,6 +52,10 @@ class PlainStateHook(Hook):
         scalars = checkpoint["message_hub"]["log_scalars"]
         histories = {key: tuple(torch.from_numpy(part) for part in history.data) for key, history in scalars.items()}
         checkpoint["message_hub"] = {**checkpoint["message_hub"], "log_scalars": histories}
+        checkpoint["meta"]["images_per_iteration"] = images_per_iteration(runner)
+        model = getattr(runner.model, "module", runner.model)
+        if hasattr(model, "context"):
+            checkpoint["meta"]["context"] = model.context()
         for key in ("meta", "message_hub", "param_schedulers"):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])
@@ -59,6 +67,11 @@ class PlainStateHook(Hook):
                 key: HistoryBuffer(values.numpy(), counts.numpy())
                 for key, (values, counts) in hub["log_scalars"].items()
             }
+
+
+def images_per_iteration(runner: Any) -> int:
+    """Of all processes together."""
+    return runner.train_dataloader.batch_sampler.batch_size * get_world_size()
 
 
 def _plain(value: Any) -> Any:

@@ -12,14 +12,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..recipes import MIXERZOO_KEYS, BackboneError, config_names, find, read, run_name
 from .errors import ConfigError, explain
-from .recipes import MIXERZOO_KEYS, config_names, find, read, run_name
 
 __all__ = ["config_names", "find_config", "load_config", "parse_options"]
 
 RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 OTHER_KEYS = {"custom_imports", "compile", "model_wrapper_cfg", "sync_bn", "find_unused_parameters", "predictor"}
-OTHER_KEYS |= {"checker", *MIXERZOO_KEYS}
+OTHER_KEYS |= {"allow_other_context", "checker", "classes", *MIXERZOO_KEYS}
 
 
 def find_config(config: str | Path) -> Path:
@@ -77,8 +77,8 @@ def load_config(
     chosen = backbone or named
     try:
         cfg = read(path, chosen)
-    except ConfigError:
-        raise
+    except BackboneError as error:
+        raise ConfigError(str(error)) from error
     except ImportError as error:  # mmengine's own says which module failed, but not why
         raise ConfigError(f"{path}: {explain(error)}") from error
     except Exception as error:  # whatever Python code raises
@@ -91,9 +91,48 @@ def load_config(
         cfg.merge_from_dict({key: value})
     for key in cfg:
         _check_key(key, path)
+    if cfg.get("classes") is not None:
+        _set_classes(cfg, path)
     if data is not None:
         _set_data(cfg, Path(data))
     return cfg
+
+
+def _set_classes(cfg: Config, path: Path) -> None:
+    """The config's own ``classes`` reach its data sets, and their number every head; metrics have the data set's."""
+    names = cfg.classes
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: classes: expected a list of names such as ('cat', 'dog'), got {names!r}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: classes: every name once, got {', '.join(names)}")
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for dataset in _innermost(cfg.get(key, {}).get("dataset")):
+            if "data_root" in dataset or "data_prefix" in dataset:  # others find their classes on disk
+                dataset.metainfo = {**(dataset.get("metainfo") or {}), "classes": tuple(names)}
+    _set_numbers(cfg.model, len(names))
+
+
+def _innermost(dataset: Any) -> list[Any]:
+    """A data set, or those in RepeatDataset, ConcatDataset and the like."""
+    if isinstance(dataset, list):
+        return [inner for item in dataset for inner in _innermost(item)]
+    if not isinstance(dataset, Mapping):
+        return []
+    inside = dataset.get("dataset", dataset.get("datasets"))
+    return [dataset] if inside is None else _innermost(inside)
+
+
+def _set_numbers(node: Any, number: int) -> None:
+    """``num_classes`` of a model and its heads; that of a backbone, or of proposals, is its own."""
+    if isinstance(node, Mapping):
+        if "num_classes" in node:
+            node["num_classes"] = number
+        for key, value in node.items():
+            if key not in ("backbone", "net", "rpn_head"):
+                _set_numbers(value, number)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _set_numbers(value, number)
 
 
 def _set_data(cfg: Config, data: Path) -> None:

@@ -16,7 +16,21 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import Registry, root
 from torch import nn
 
-__all__ = ["ConfigError", "check_checkpoint_hook", "check_fits", "check_names", "explain", "require"]
+__all__ = [
+    "ConfigError",
+    "DivergenceError",
+    "check_checkpoint_hook",
+    "check_context",
+    "check_fits",
+    "check_foreign",
+    "check_names",
+    "explain",
+    "require",
+]
+
+
+class DivergenceError(RuntimeError):
+    """A training or an evaluation whose numbers are no longer finite; nothing that follows would mean anything."""
 
 
 class ConfigError(ValueError):
@@ -90,6 +104,63 @@ def check_fits(model: nn.Module, content: Mapping[str, Any], path: Path) -> None
             raise ValueError(
                 f"{path}: not of this config's model: it {what} {keys[0]}{more}; give the config it was trained with"
             )
+
+
+def check_context(model: nn.Module, content: Mapping[str, Any], path: Path | str) -> None:
+    """What weights mean but do not show (``context()`` of a model, e.g. the metres of its largest depth).
+
+    Args:
+        model: bare, or wrapped for several processes.
+        content: of a checkpoint; one that another program wrote has no such note.
+        path: of the checkpoint.
+
+    Raises:
+        ValueError: the model was trained with another; the message has both and the way to insist.
+    """
+    model = getattr(model, "module", model)
+    noted = (content.get("meta") or {}).get("context") or {}
+    context = model.context() if hasattr(model, "context") else {}
+    for key in context:
+        if key in noted and noted[key] != context[key]:
+            raise ValueError(
+                f"{path}: trained with model.{key} = {noted[key]}, the config has {context[key]}; set it to "
+                f"{noted[key]}, or allow another by --cfg-options allow_other_context=True"
+            )
+
+
+def check_foreign(model: nn.Module, state: Mapping[str, Any], path: str) -> str | None:
+    """How much of the weights that a training starts from (``load_from``) are this model's.
+
+    Args:
+        model: bare, or wrapped for several processes.
+        state: of the file.
+        path: of the file.
+
+    Returns:
+        If they do not all fit: one line that counts and names those that do not.
+
+    Raises:
+        ValueError: none fits; mmengine would go on from scratch.
+    """
+    own = getattr(model, "module", model).state_dict()
+    state = {key.removeprefix("module."): x for key, x in state.items()}
+    fitting = [key for key in own if key in state and own[key].shape == state[key].shape]
+    if not fitting:
+        raise ValueError(
+            f"{path}: none of its {len(state)} weights is of this config's model: it has {next(iter(state), 'none')}, "
+            f"the model has {next(iter(own))}; for a backbone alone set init_cfg or checkpoint of model.backbone"
+        )
+    left = {
+        "not in the file": [key for key in own if key not in state],
+        "of another shape": [key for key in own if key in state and key not in fitting],
+        "only in the file": [key for key in state if key not in own],
+    }
+    said = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{' …' if len(keys) > 3 else ''})"
+        for what, keys in left.items()
+        if keys
+    ]
+    return f"{path}: {len(fitting)} of the model's {len(own)} weights are loaded; {'; '.join(said)}" if said else None
 
 
 def check_names(cfg: Config, where: str, expected: Sequence[str] | None, key: str, names: Sequence[str] | None) -> None:

@@ -60,7 +60,9 @@ class AutocastOptimWrapper(OptimWrapper):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state_dict = dict(state_dict)
-        self.scaler.load_state_dict(state_dict.pop("scaler"))
+        scaler = state_dict.pop("scaler", None)  # None: of a run without mixed precision, to which it is added
+        if scaler:
+            self.scaler.load_state_dict(scaler)
         super().load_state_dict(state_dict)
 
 

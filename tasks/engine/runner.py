@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -15,22 +16,43 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoints import newest_checkpoint, read_checkpoint, use_safe_loader
+from ..pictures import find_pictures
+from .checkpoints import load_from_file, load_from_url, newest_checkpoint, read_checkpoint, use_safe_loader
 from .config import load_config
-from .errors import ConfigError, check_checkpoint_hook, check_fits, check_names, explain, require
+from .errors import (
+    ConfigError,
+    check_checkpoint_hook,
+    check_context,
+    check_fits,
+    check_foreign,
+    check_names,
+    explain,
+    require,
+)
 from .plain import end_schedule
+from .sampling import SeededSampler, accept_seeds
+from .schedules import Schedule, check_iterations
 
 __all__ = ["TaskRunner", "build_runner", "predict", "say", "test", "train"]
 
 # Hooks without which a run would not be what the engine promises, whatever a config says.
-ESSENTIAL = ("SeedHook", "GlobalLossHook", "PlainStateHook", "ProgressHook", "CatchUpHook", "ReportHook")
-REMEDY = "remove that file to resume from the checkpoint before it"
+ESSENTIAL = (
+    "SeedHook",
+    "GlobalLossHook",
+    "DivergenceHook",
+    "PlainStateHook",
+    "ProgressHook",
+    "CatchUpHook",
+    "ReportHook",
+)
+REMEDY = "remove that file to resume from the checkpoint before it"  # said of damaged files only
 
 
 class TaskRunner(Runner):
@@ -70,6 +92,8 @@ class TaskRunner(Runner):
         keys = [key for key in ("train", "val", "test") if getattr(self, f"_{key}_dataloader") is dataloader]
         with self._naming(f"{keys[0]}_dataloader" if keys else "dataloader"):
             built = super().build_dataloader(_with_workers(dataloader), *args, **kwargs)
+            if isinstance(built.sampler, SeededSampler) and isinstance(built.dataset, BaseDataset):
+                accept_seeds(built.dataset)
             if len(built) == 0:
                 size, batch = len(built.dataset), getattr(built.batch_sampler, "batch_size", None)
                 raise ValueError(f"no batch in an epoch: {size} images at batch_size {batch}; lower batch_size")
@@ -119,7 +143,17 @@ class TaskRunner(Runner):
                 self._resume_from(newest)
             self._has_loaded = True
             return
+        if self._load_from is not None and not self._resume and not self._has_loaded:
+            self._check_foreign(self._load_from)
         super().load_or_resume()
+
+    def _check_foreign(self, file: str) -> None:
+        content = load_from_url(file) if file.startswith(("http://", "https://")) else load_from_file(file)
+        partly = check_foreign(self.model, content["state_dict"], file)
+        if not self.cfg.get("allow_other_context"):
+            check_context(self.model, content, file)
+        if partly:
+            say(partly)
 
     def _resume_from(self, path: Path) -> None:
         configured = self.seed
@@ -127,17 +161,28 @@ class TaskRunner(Runner):
             content = read_checkpoint(path)
         except ValueError as error:
             raise ValueError(f"{error}; {REMEDY}") from error
+        anew = f"or start anew from its weights by load_from={path}"
         check_fits(self.model, content, path)
+        if not self.cfg.get("allow_other_context"):
+            check_context(self.model, content, path)
+        check_iterations(self, content, path, anew)
+        schedule = Schedule(self)
         try:
             self.resume(str(path))
         except KeyError as error:
-            raise ValueError(f"{path}: lacks {error}, which resuming needs; {REMEDY}") from error
+            raise ValueError(f"{path}: lacks {error}, which resuming needs; start anew by load_from={path}") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; resume with the config and options that it was trained with") from error
+            raise ValueError(
+                f"{path}: {error}; resume with the config and options that it was trained with, {anew}"
+            ) from error
         if self.seed != configured:
             raise ValueError(
                 f"{path}: of a run with seed {self.seed}, not {configured}; set randomness.seed={self.seed}"
             )
+        saved = content.get("param_schedulers") or []
+        changed = None if isinstance(saved, dict) else schedule.follow(self, saved)
+        if changed:
+            say(f"{path}: the schedule is computed anew, as {changed}")
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -244,8 +289,9 @@ def train(
         raise ValueError(
             f"{folder} holds a run up to {previous.name}: add --resume to go on, or choose another --work-dir"
         )
-    if "checker" in cfg:
-        importlib.import_module(cfg.checker).check_data(cfg, thorough=check_data)
+    checker = _checker(cfg)
+    if checker:
+        importlib.import_module(checker).check_data(cfg, thorough=check_data)
     elif check_data:
         raise ConfigError(f"{cfg.filename}: checker: expected the module that checks this task's data; add it")
     with _one_cause(folder):
@@ -254,6 +300,14 @@ def train(
         say(f"{folder}: logs and TensorBoard files in {Path(runner.log_dir).name}/, checkpoints beside it as they come")
         runner.train()
     return folder
+
+
+def _checker(cfg: Config) -> str | None:
+    """The module that checks a task's data: the config's ``checker``, or ``check`` beside its ``predictor``."""
+    if cfg.get("checker"):
+        return cfg.checker
+    beside = cfg.get("predictor", "").rpartition(".")[0]
+    return f"{beside}.check" if beside and importlib.util.find_spec(f"{beside}.check") else None
 
 
 @contextmanager
@@ -301,21 +355,29 @@ def test(
         runner = build_runner(cfg, folder, launcher)
         _check_classes(runner, "test")
         check_fits(runner.model, content, checkpoint)
+        if not cfg.get("allow_other_context"):
+            check_context(runner.model, content, checkpoint)
         trained_on = (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
         check_names(cfg, checkpoint.name, trained_on, "test", _classes(runner.test_dataloader))
         return runner.test()
 
 
 def predict(
-    config: str | Path, checkpoint: str | Path, images: Sequence[str | Path], out: str | Path, **kwargs: Any
+    config: str | Path,
+    checkpoint: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
+    score_threshold: float | None = None,
+    **kwargs: Any,
 ) -> list[dict[str, Any]]:
     """Labels pictures: an annotated copy of each, and ``predictions.json``, in the folder ``out``.
 
     Args:
         config: path or packaged name; its ``predictor`` names the module that knows how (one per task).
         checkpoint: file that ``train`` wrote.
-        images: picture files.
+        images: picture files, videos (every frame), and folders of both.
         out: folder.
+        score_threshold: of objects that are listed and drawn (detection); default: what the task says.
         **kwargs: ``options``, ``data`` and ``backbone`` as in `load_config`.
 
     Returns:
@@ -328,12 +390,22 @@ def predict(
     require(cfg, "model", "predictor")
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"{out} is not a folder; choose another --out")
+    module = importlib.import_module(cfg.predictor)
+    if score_threshold is not None:
+        if not hasattr(module, "LEAST_SCORE"):
+            raise ValueError(f"score_threshold: {cfg.predictor} gives no scores to objects; leave it out")
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold: expected a share from 0 to 1, got {score_threshold}")
+        cfg.predict_cfg = {**cfg.get("predict_cfg", {}), "score_threshold": score_threshold}
+    files = find_pictures(images)  # before anything is written
     _forget_earlier_runs()
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model = MODELS.build(cfg.model).eval()
     check_fits(model, content, Path(checkpoint))
+    if not cfg.get("allow_other_context"):
+        check_context(model, content, Path(checkpoint))
     model.load_state_dict(content["state_dict"])
-    return importlib.import_module(cfg.predictor).predict(model, cfg, content.get("meta", {}), images, Path(out))
+    return module.predict(model, cfg, content.get("meta", {}), files, Path(out))
 
 
 def _classes(dataloader: DataLoader) -> Sequence[str] | None:

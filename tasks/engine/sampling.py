@@ -7,19 +7,41 @@ whichever process or worker loads it, so neither their number nor an interruptio
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler
-from mmengine.registry import DATA_SAMPLERS
-from torch.utils.data import get_worker_info
+from mmengine.dataset import BaseDataset, DefaultSampler
+from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
+from torch.utils.data import default_collate, get_worker_info
 
 from .hooks import seed_all
 
-__all__ = ["SeededItems", "SeededSampler", "seeded"]
+__all__ = ["SeededItems", "SeededSampler", "accept_seeds", "seeded"]
+
+
+@FUNCTIONS.register_module(name="default_collate", force=True)
+def collate(batch: Sequence[Any]) -> Any:
+    """PyTorch's way to make a batch, in the place of mmengine's, which cannot say what does not fit.
+
+    Raises:
+        ValueError: pictures of several sizes.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+    for sample in batch:
+        parts = sample.items() if isinstance(sample, dict) else enumerate(sample)
+        name = sample.get("name", "a picture") if isinstance(sample, dict) else "a picture"
+        for key, part in parts:
+            if isinstance(part, torch.Tensor):
+                shape, other = shapes.setdefault(str(key), (tuple(part.shape), name))
+                if shape != tuple(part.shape):
+                    raise ValueError(
+                        f"pictures of one batch must have one size: {other} has {shape}, {name} {tuple(part.shape)}; "
+                        "set batch_size=1, or crop or resize both to one size in the data set's transform"
+                    )
+    return default_collate(list(batch))
 
 
 @contextmanager
@@ -50,6 +72,13 @@ class SeededItems:
     def __getitem__(self, idx: int | tuple[int, ...]) -> dict[str, Any]:
         with seeded(idx):
             return super().__getitem__(idx[-1] if isinstance(idx, tuple) else idx)
+
+
+def accept_seeds(dataset: BaseDataset) -> None:
+    """Makes a data set of mmengine, as it was built, take `SeededSampler`'s keys: `SeededItems` joins its bases."""
+    if not isinstance(dataset, SeededItems):
+        kind = type(dataset)
+        dataset.__class__ = type(kind.__name__, (SeededItems, kind), {"__module__": kind.__module__})
 
 
 @DATA_SAMPLERS.register_module()

@@ -24,8 +24,8 @@ from .. import engine
 from ..config_source import image_shape, networks
 from ..engine.checkpoints import write_atomically
 from ..engine.plots import save_figure
-from ..engine.recipes import experiment
 from ..engine.steps import step_times
+from ..recipes import experiment
 from .headline import Headline, headline_of
 
 __all__ = ["Entry", "macs", "report"]
@@ -63,7 +63,7 @@ def report(name: str, runs: Path) -> list[Entry]:
     The time of a training step is not taken from the runs, beside which others may have run, but measured now.
 
     Args:
-        name: as `engine.recipes.experiment` takes it.
+        name: as `recipes.experiment` takes it.
         runs: of `run`.
 
     Returns:

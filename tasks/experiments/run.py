@@ -17,7 +17,7 @@ import torch
 
 from .. import engine
 from ..engine.checkpoints import write_atomically
-from ..engine.recipes import Recipe, experiment
+from ..recipes import Recipe, experiment
 from .grid import Cell
 from .headline import headline_of
 
@@ -55,7 +55,7 @@ def run(
     """Trains every cell of an experiment that is not done yet.
 
     Args:
-        name: as `engine.recipes.experiment` takes it.
+        name: as `recipes.experiment` takes it.
         runs: for all output; a run is in ``runs/CELL/seed_K``.
         seeds: runs per cell; default: the experiment's.
         jobs: runs at the same time, default 1 here (the CPU's cores are shared among them) and all where submitted.

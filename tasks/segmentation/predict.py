@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from ..engine.checkpoints import write_atomically
-from ..pictures import read_picture, unused_name, write_picture
+from ..pictures import shots, unused_name, write_picture
 
 __all__ = ["networks", "overlay", "predict"]
 
@@ -35,7 +35,7 @@ def predict(
         model: mmseg's segmentor in evaluation mode.
         cfg: its config.
         meta: of the checkpoint; its ``dataset_meta`` has names and colours of the classes.
-        images: picture files.
+        images: picture and video files (`pictures.find_pictures`).
         out: folder for ``NAME_segmented.png``, ``NAME_labels.png`` (one channel, numbered as the data set's own label
             files are) and ``predictions.json`` (shares of the pixels per class).
 
@@ -48,10 +48,10 @@ def predict(
         raise ValueError("the checkpoint's meta has no dataset_meta; expected a file that `mixerzoo train` wrote")
     init_default_scope(cfg.get("default_scope", "mmseg"))
     pipeline = Compose(_without_files(cfg.test_dataloader.dataset.pipeline))
-    pictures = [np.array(read_picture(path)) for path in images]  # each (H, W, 3)
     out.mkdir(parents=True, exist_ok=True)
     records, names = [], set()
-    for path, picture in zip(images, pictures, strict=True):
+    for shot in shots(images):
+        picture = np.array(shot.picture())  # (H, W, 3)
         labels = _segment(model, pipeline, picture)  # (H, W)
         shares = np.bincount(labels.ravel(), minlength=len(data["classes"])) / labels.size
         found = [
@@ -59,13 +59,13 @@ def predict(
             for i in np.argsort(-shares)
             if shares[i]
         ]
-        name = unused_name(Path(path).stem, names)
+        name = unused_name(shot.stem, names)
         drawn = overlay(picture, np.array(data["palette"], np.uint8)[labels], found[:SHOWN])
         write_picture(drawn, out / f"{name}_segmented.png")
         first = 1 if data.get("reduce_zero_label") else 0
         write_picture(Image.fromarray((labels + first).astype(np.uint8)), out / f"{name}_labels.png")
         summary = ", ".join(f"{item['class']} {item['share']:.1%}" for item in found[:3])
-        records.append({"image": str(path), "picture": f"{name}_segmented.png", "labels": f"{name}_labels.png",
+        records.append({"image": shot.name, "picture": f"{name}_segmented.png", "labels": f"{name}_labels.png",
                         "summary": summary, "classes": found})  # fmt: skip
     write_atomically(json.dumps(records, indent=1).encode(), out / "predictions.json")
     return records

@@ -9,13 +9,15 @@ import re
 import resource
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, pictures
 from mixerzoo.tasks.classification.data import read_idx
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.engine import overhead
@@ -110,12 +112,49 @@ def test_predict_writes_nothing_if_a_picture_is_none(trained, tmp_path):
     assert not out.exists()
 
 
+def test_predict_takes_folders_and_videos_one_picture_at_a_time(trained, tmp_path, monkeypatch):
+    images = read_idx(DATA / "t10k-images-idx3-ubyte.gz", 3)[:6]
+    (folder := tmp_path / "pictures").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    (folder / "notes.txt").write_text("left out")
+    video = cv2.VideoWriter(str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
+    for image in images[:3]:
+        video.write(cv2.cvtColor(cv2.resize(image, (64, 64)), cv2.COLOR_GRAY2BGR))
+    video.release()
+    options = {key: SMALL[key] for key in SMALL if key.startswith("model")}
+    alive, most, whole = set(), [], pictures.read_picture
+
+    def counted(*args):
+        picture = whole(*args)
+        alive.add(id(picture))
+        weakref.finalize(picture, alive.discard, id(picture))
+        most.append(len(alive))
+        return picture
+
+    monkeypatch.setattr(pictures, "read_picture", counted)
+    records = engine.predict(CONFIG, trained / "epoch_12.pth", [folder], tmp_path / "out", options=options)
+    names = [f"{folder}/{index}.png" for index in range(6)] + [f"{folder}/film.avi#{frame}" for frame in range(3)]
+    assert [record["image"] for record in records] == names
+    assert max(most) <= 2
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == records
+    assert (tmp_path / "out" / "film_000002_labelled.png").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no.mp4").write_text("no video")
+    for given, message in (("empty", "empty: no picture here"), ("no.mp4", "no.mp4: not a video that can be read")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            engine.predict(CONFIG, trained / "epoch_12.pth", [tmp_path / given], tmp_path / "none", options=options)
+    with pytest.raises(ValueError, match="gives no scores to objects"):
+        engine.predict(CONFIG, trained / "epoch_12.pth", [folder], tmp_path / "none", 0.5, options=options)
+    assert not (tmp_path / "none").exists()
+
+
 # A driver that imports the engine once and trains in forked children, so that four runs cost one import.
 DRIVER = """
 import json, os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, pictures
 from mixerzoo.tasks.engine import overhead
 import mixerzoo.tasks.classification
 
@@ -374,8 +413,8 @@ def test_mistakes_are_one_line_that_names_file_and_key(tmp_path, options, messag
     arguments = ("train", CONFIG, "--work-dir", tmp_path / "run", "--data", DATA, *as_arguments({**SMALL, **options}))
     result = in_process(*arguments)
     assert result.exit_code == 1
-    assert re.match(rf"mixerzoo: .*{Path(CONFIG).name}\.py: {message}", result.stderr) or re.match(
-        rf"mixerzoo: .*{Path(CONFIG).name}\.py: .*{message}", result.stderr
+    assert re.match(rf"mixerzoo: .*fashion_mnist\.py: {message}", result.stderr) or re.match(
+        rf"mixerzoo: .*fashion_mnist\.py: .*{message}", result.stderr
     ), result.stderr
     assert result.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob("*.pth"))

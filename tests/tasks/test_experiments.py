@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
 from mixerzoo.benchmarks.flops import count_flops
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, recipes
 from mixerzoo.tasks.cli import main
-from mixerzoo.tasks.experiments import report
-from mixerzoo.tasks.experiments.grid import Headline, experiment_configs
+from mixerzoo.tasks.experiments import report, run
+from mixerzoo.tasks.experiments.headline import Headline
 from mmengine.registry import MODELS
 from PIL import Image
 
-from .conftest import CONFIG, DATA, SMALL, as_arguments
+from .conftest import DATA, SMALL, as_arguments
+
+GRID = """
+_base_ = "mixerzoo::classification/fashion_mnist"
+grid = {"backbone": {mixer: f"mambaout_femto_{mixer}" for mixer in ("gatedcnn", "identity")}}
+"""
 
 
 @pytest.mark.slow
 def test_experiment(tmp_path):
-    configs = tmp_path / "configs"
-    configs.mkdir()
-    for mixer in ("gatedcnn", "identity"):
-        text = f'_base_ = "{engine.find_config(CONFIG)}"\nmodel = {{"net": {{"name": "mambaout_femto_{mixer}"}}}}\n'
-        (configs / f"{mixer}.py").write_text(text)
+    grid = tmp_path / "grid.py"
+    grid.write_text(GRID)
     runs = tmp_path / "runs"
-    command = ["experiment", str(configs), "--runs", str(runs), "--data", str(DATA), "--seeds", "2"]
+    command = ["experiment", str(grid), "--runs", str(runs), "--data", str(DATA), "--seeds", "2"]
     options = as_arguments({**SMALL, "train_cfg.max_epochs": 1})
     result = CliRunner().invoke(main, [*command, *options])
     assert result.exit_code == 0, result.output
@@ -56,23 +59,55 @@ def test_experiment(tmp_path):
     assert "has runs with options" in other.stderr
 
 
-@pytest.mark.slow
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A grid of three cells, and trainings that write nothing but a result."""
+
+    def train(config, folder, resume, options, data):
+        folder.mkdir(parents=True)
+        seed = options["randomness.seed"]
+        assert (resume, options["train_cfg.max_epochs"]) == (True, 1)
+        result = {"metrics": {"acc/top1": len(options["backbone"]) + seed}, "seed": seed}
+        (folder / "result.json").write_text(json.dumps(result))
+
+    monkeypatch.setattr(engine, "train", train)
+    (tmp_path / "grid.py").write_text(GRID.replace('"identity"', '"identity", "pool"'))
+    return tmp_path / "grid.py", tmp_path / "runs"
+
+
+def test_shards_are_parts_of_the_runs_and_submitit_trains_them(quick):
+    pytest.importorskip("submitit", reason="comes with the dev extra")
+    grid, runs = quick
+    how = {"options": ["train_cfg.max_epochs=1"], "seeds": 2, "submit": "debug"}
+    assert not run.run(str(grid), runs, shard=(1, 2), **how)
+    done = {f"{path.parent.parent.name} {path.parent.name}" for path in runs.glob("*/*/result.json")}
+    assert done == {"gatedcnn seed_0", "pool seed_0", "identity seed_1"}
+    assert run.run(str(grid), runs, shard=(2, 2), **how)
+    assert len(list(runs.glob("*/*/result.json"))) == 6
+    with pytest.raises(ValueError, match="has runs with options"):
+        run.run(str(grid), runs)
+
+
+def test_submitting_without_submitit_says_what_to_install(quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ImportError, match=r"--submit slurm needs submitit: run `pip install submitit`"):
+        run.run(str(quick[0]), quick[1], submit="slurm")
+
+
 def test_experiment_mistakes(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing: no folder of configs, nor a packaged one"):
-        experiment_configs("nothing")
-    with pytest.raises(ValueError, match=r"no finished run of classification/h1"):
-        report.report("classification/h1", tmp_path)
-    failing = [
-        "experiment",
-        "classification/h1",
-        "--runs",
-        str(tmp_path / "runs"),
-        "--data",
-        str(tmp_path),
-        "--seeds",
-        "1",
-    ]
-    result = CliRunner().invoke(main, failing)
+    with pytest.raises(FileNotFoundError, match=r"nothing: no such experiment; there are classification_h1"):
+        recipes.experiment("nothing")
+    with pytest.raises(ValueError, match=r"no finished run of classification_h1"):
+        report.report("classification_h1", tmp_path)
+    for shard in ("3/2", "0/2", "1"):
+        result = CliRunner().invoke(main, ["experiment", "classification_h1", "--runs", "r", "--shard", shard])
+        assert "expected I/N with 1 ≤ I ≤ N" in result.stderr
+
+
+@pytest.mark.slow
+def test_runs_that_fail_are_named(tmp_path):
+    command = ["experiment", "classification_h1", "--runs", str(tmp_path / "runs"), "--data", str(tmp_path)]
+    result = CliRunner().invoke(main, [*command, "--seeds", "1"])
     assert result.exit_code == 1
     assert "11 of 11 runs failed: " in result.stderr
     assert "apt-get install dataset-fashion-mnist" in result.stderr
@@ -83,7 +118,7 @@ def test_multiply_adds_are_those_of_the_analyzer(name):
     with torch.device("meta"):
         model = MODELS.build(engine.load_config(f"classification/h1/{name}").model)
     expected = count_flops(model.net, (28, 28), in_chans=1).macs()
-    assert report.macs(f"classification/h1/{name}") == pytest.approx(expected, rel=1e-3)
+    assert report.macs(engine.load_config(f"classification/h1/{name}")) == pytest.approx(expected, rel=1e-3)
 
 
 def test_groups_have_plots_of_their_own(tmp_path):

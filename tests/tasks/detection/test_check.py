@@ -62,6 +62,14 @@ MISTAKES = {
         r"annotation 1 has category_id 11, which is not among .* \(and \d+ more like it\)",
     ),
     "name": (lambda c: c["categories"][0].update(name="Shoe"), r"has no category 'T-shirt/top', which the config's"),
+    "same": (
+        lambda c: c["categories"].append({"id": 77, "name": "Trouser"}),
+        r"the categories with the ids 2 and 77 are both called 'Trouser'; rename or merge them",
+    ),
+    "text": (lambda c: c["annotations"][2].update(bbox=["1", 3, 9, 5]), r"four numbers x, y, width, height, got \['1'"),
+    "nan": (lambda c: c["annotations"][2].update(bbox=[float("nan"), 3, 9, 5]), r"four numbers .*, got \[nan"),
+    "high": (lambda c: c["images"][1].update(height="64"), r"image 2 has height '64'; expected a number of pixels"),
+    "words": (polygon("a", 1, 2, 3, 4, 5), r"its polygon must be a list of numbers"),
     "box": (lambda c: c["annotations"][2].update(bbox=[60, 3, 9, 5]), r"image 1 \(64×64\): its bbox .* lies outside"),
     "polygon": (polygon(1, 1, 90, 1, 9, 9), r"annotation 3 .* its mask reaches from x = 1 to 90, outside the image"),
     "below": (polygon(1, -9, 9, 1, 9, 9), r"its mask reaches from y = -9 to 9, outside the image"),
@@ -92,6 +100,36 @@ def test_mistakes_are_one_line(broken, name):
     with pytest.raises(DataError, match=rf"instances_train2017\.json: .*{message}") as caught:
         check_data(config(broken))
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_for_a_list_and_a_byte_order_mark_are_named(broken):
+    cfg = config(broken)
+    cfg.train_dataloader.dataset.metainfo.classes = "fish"
+    with pytest.raises(DataError, match=r"metainfo\.classes is the text 'fish', not a list .*\('fish',\), with"):
+        check_data(cfg)
+    path = broken / "annotations" / "instances_train2017.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(DataError, match=r"instances_train2017\.json: begins with a byte-order mark"):
+        check_data(config(broken))
+
+
+def test_boxes_per_class_are_said(coco, capsys):
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    trousers = sum(annotation["category_id"] == 2 for annotation in content["annotations"])
+    check_data(config(coco))
+    said = capsys.readouterr().out
+    assert "8 pictures; boxes per class: T-shirt/top " in said
+    assert f", Trouser {trousers}, " in said
+
+
+def test_a_test_set_needs_no_annotations(coco, broken):
+    change(broken, lambda c: c.pop("annotations"))
+    cfg = config(coco)
+    cfg.test_dataloader = {"dataset": {**cfg.train_dataloader.dataset, "data_root": str(broken)}}
+    assert check_data(cfg, thorough=True) == 16
+    cfg.val_dataloader = cfg.test_dataloader
+    with pytest.raises(DataError, match="lacks the key 'annotations'"):
+        check_data(cfg)
 
 
 def test_pictures_are_opened_on_request(broken):

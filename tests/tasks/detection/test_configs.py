@@ -1,4 +1,4 @@
-"""Every packaged detection config: it builds, its neck fits its backbone, its groups cover every parameter."""
+"""The detection recipes: they build, necks fit backbones, parameter groups cover all, mmdet reads the plain file."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ import pytest
 pytest.importorskip("mmdet", reason="mmdet comes with the mm extra")
 
 import torch
-from mixerzoo.tasks import engine
+from click.testing import CliRunner
+from mixerzoo.tasks import engine, recipes
+from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.config_source import networks
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).parents[3]
-NAMES = engine.config_names("detection")
-MIXERS = ("gatedcnn", "s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
-
-
-def test_there_is_one_for_every_mixer_and_length():
-    for mixer in MIXERS:
-        assert f"detection/mask_rcnn_mambaout_tiny_{mixer}_1x_coco" in NAMES
-        for length in ("short", "long"):
-            cfg = engine.load_config(f"detection/h2/{mixer}_{length}")
-            assert cfg.model.backbone.name == f"mambaout_femto_{mixer}"
+NAMES = (  # every recipe, one backbone of each kind, one that has no row
+    "mask_rcnn_mambaout_tiny_gatedcnn_1x_coco",
+    "mask_rcnn_vim_tiny_1x_coco",
+    "mask_rcnn_resnet18_1x_coco",
+    "mask_rcnn_vmamba_tiny_s1l8_3x_coco",
+    "mask_rcnn_vmamba_femto_composed",
+    "h2/ssd_long",
+    "h2_reduced/attn_short",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config(name):
-    cfg = engine.load_config(name)
+    cfg = engine.load_config(f"detection/{name}")
     net = networks(cfg)["detector"].requires_grad_(True)
     assert net.detector.backbone.out_strides == [4, 8, 16, 32]
     with torch.no_grad():
@@ -49,7 +51,31 @@ def test_config(name):
         data = cfg[f"{key}_dataloader"].dataset
         assert cfg[f"{key}_evaluator"].ann_file == f"{data.data_root}/{data.ann_file}"
         assert data.data_root == cfg.train_dataloader.dataset.data_root
-    assert name.rpartition("/")[2] in engine.find_config(name).read_text() or "/h2" in name  # its command is its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", recipes.experiment("detection/mask_rcnn_1x_coco").backbones)
+def test_channels_in_the_table_are_the_backbones(backbone):
+    model = engine.load_config("detection/mask_rcnn_1x_coco", backbone=backbone).model
+    with torch.device("meta"):
+        assert MODELS.build(model.backbone).out_channels == model.neck.in_channels
+
+
+def test_a_plain_file_is_what_mmdets_own_runner_builds(tmp_path):
+    """`mixerzoo configs NAME --write FILE`, read and built as mmdet's tools/train.py does it."""
+    file = tmp_path / "plain.py"
+    command = ["configs", "detection/mask_rcnn_composed", "--backbone", "mambaout_femto_identity", "--write", str(file)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    cfg = Config.fromfile(file)
+    assert "_base_" not in file.read_text()
+    assert [one.end for one in cfg.param_scheduler] == [200, 5]
+    cfg.work_dir, cfg.launcher = str(tmp_path / "run"), "none"
+    runner = Runner.from_cfg(cfg)
+    ours = engine.load_config("detection/mask_rcnn_mambaout_femto_identity_composed").model
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
+        expected = MODELS.build(ours).state_dict()
+    assert {key: x.shape for key, x in runner.model.state_dict().items()} == {k: x.shape for k, x in expected.items()}
 
 
 def test_recipes_of_the_papers():
@@ -74,4 +100,4 @@ def test_the_lines_of_the_docs(tmp_path):
         detector = MODELS.build(cfg.model)
     assert detector.backbone.out_channels == cfg.model.neck.in_channels
     for name in re.findall(r"(?:train|test|predict|experiment) (detection/\S+)", text):
-        assert engine.config_names(name) or engine.find_config(name), name
+        assert recipes.experiment(name) if "/h2" in name else engine.find_config(name), name

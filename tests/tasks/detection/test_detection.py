@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
+from pycocotools.mask import decode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..conftest import as_arguments
@@ -80,6 +81,32 @@ def test_predict_draws_what_it_found(trained, coco, tmp_path):
     failed = in_process("predict", CONFIG, trained / "epoch_2.pth", tmp_path / "no.jpg", "--out", tmp_path / "none")
     assert failed.exit_code == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_predict_lists_masks_above_the_score_that_is_asked_for(trained, coco, tmp_path):
+    """And a picture that its EXIF turns is boxed as viewers show it."""
+    picture = sorted((coco / "val2017").glob("*.jpg"))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(picture) as shown:
+        shown.resize((64, 48)).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    options = {key: value for key, value in MODEL.items() if key.startswith("model")}
+    counts = []
+    for threshold in (0.0, 0.1, 1.0):
+        out = tmp_path / str(threshold)
+        checkpoint = trained / "epoch_2.pth"
+        records = engine.predict(CONFIG, checkpoint, [tmp_path / "turned.png"], out, threshold, options=options)
+        assert json.loads((out / "predictions.json").read_text()) == records
+        counts.append(len(records[0]["objects"]))
+        for item in records[0]["objects"]:
+            assert item["score"] >= threshold
+            assert item["box"][2] <= 64.1
+            assert item["box"][3] <= 48.1
+            assert decode(item["mask"]).shape == (48, 64)
+    assert counts[0] >= counts[1] >= counts[2]
+    assert counts[0] > 0
+    with pytest.raises(ValueError, match="score_threshold: expected a share from 0 to 1, got 30"):
+        engine.predict(CONFIG, checkpoint, [picture], tmp_path / "none", 30, options=options)
 
 
 def test_boxes_and_masks_are_drawn_where_they_are():

@@ -1,4 +1,4 @@
-"""Every packaged segmentation config: it builds, its channels fit, and it costs what the papers print."""
+"""The segmentation recipes: they build, channels fit, and they cost what the papers print."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, recipes
 from mixerzoo.tasks.config_source import networks, sizes
-from mixerzoo.tasks.experiments.grid import Headline
+from mixerzoo.tasks.experiments.headline import headline_of
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("mmseg", reason="needs the extra mm")
 
 
-NAMES = engine.config_names("segmentation")
-QUICK = [name for name in NAMES if "composed" in name or "/h2" in name]
-MIXERS = ("gatedcnn", "s6", "bis6", "ss2d", "ssd", "attn", "attn_causal", "pool", "identity")
+NAMES = (  # every recipe, one backbone of each kind, one that has no row
+    "upernet_vmamba_tiny_s1l8_ade20k",
+    "upernet_vim_tiny_ade20k",
+    "upernet_vit_small_ade20k",
+    "upernet_resnet18_composed",
+    "h2/ssd_long",
+    "h2_reduced/attn_short",
+)
 DOCS = (Path(__file__).parents[3] / "docs" / "segmentation.md").read_text()
 TABLE = re.findall(r"^\| (upernet_\w+) \| (\d+) \| ([\d.]+) \| (\d+) \| (\d+) \|$", DOCS, re.MULTILINE)
 
 
-def _builds(name):
-    cfg = engine.load_config(name)
+@pytest.mark.parametrize("name", NAMES)
+def test_config(name):
+    cfg = engine.load_config(f"segmentation/{name}")
     network = networks(cfg)["network"]
     with torch.no_grad():
         logits = network(torch.zeros(1, 3, 64, 128, device="meta"))
     assert logits.shape == (1, cfg.model.decode_head.num_classes, 16, 32)
     build_optim_wrapper(network.requires_grad_(), cfg.optim_wrapper)
-    assert Headline(**cfg.headline).metric == "seg/mIoU"
-    assert name in engine.find_config(name).read_text() or "/h2" in name  # its command is its own
-
-
-def test_there_is_one_for_every_mixer_and_length():
-    assert {f"segmentation/h2/{mixer}_{length}" for mixer in MIXERS for length in ("short", "long")} <= set(NAMES)
-    assert {f"segmentation/upernet_mambaout_tiny_{mixer}_ade20k" for mixer in MIXERS} <= set(NAMES)
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_small_configs_build(name):
-    _builds(name)
+    assert headline_of(cfg).metric == "seg/mIoU"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in QUICK])
-def test_ade20k_configs_build(name):
-    _builds(name)
+@pytest.mark.parametrize("backbone", recipes.experiment("segmentation/upernet_ade20k").backbones)
+def test_channels_in_the_table_are_the_backbones(backbone):
+    model = engine.load_config("segmentation/upernet_ade20k", backbone=backbone).model
+    with torch.device("meta"):
+        channels = MODELS.build(model.backbone).out_channels
+    assert (model.decode_head.in_channels, model.auxiliary_head.in_channels) == (channels, channels[2])
 
 
 @pytest.mark.slow
@@ -69,7 +68,8 @@ def test_costs_are_those_of_the_docs_and_within_two_percent_of_the_published(row
 
 def test_the_docs_list_what_papers_print():
     assert len(TABLE) == 9
-    assert {f"segmentation/{row[0]}" for row in TABLE} <= set(NAMES)
+    rows = recipes.experiment("segmentation/upernet_ade20k").backbones
+    assert {row[0].removeprefix("upernet_").removesuffix("_ade20k") for row in TABLE} <= rows.keys()
 
 
 def test_recipes_of_the_papers():

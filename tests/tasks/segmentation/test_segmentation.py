@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.tasks import engine
+from mixerzoo.tasks import engine, recipes
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.engine.checkpoints import read_checkpoint
 from mixerzoo.tasks.synthetic import composed
@@ -180,6 +180,70 @@ def test_sound_data_passes(data):
         check_data(cfg)
 
 
+def relabel(folder, how):
+    for path in (folder / "annotations").rglob("*.png"):
+        with Image.open(path) as labels:
+            Image.fromarray(how(np.array(labels))).save(path)
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "message"),
+    [
+        (
+            lambda x: np.where(x > 1, 255, 0).astype(np.uint8),
+            {"reduce_zero_label": False},
+            r"24 of 24 label files hold the values 0, 255, where 255 means ignore: of the classes there is a [\d,]+; "
+            r"no pixel of b; save 0 for a, 1 for the next class",
+        ),
+        (
+            lambda x: (x > 1).astype(np.uint8),
+            {"reduce_zero_label": True},
+            r"hold the values 0, 1, where 255 means ignore, and with reduce_zero_label so does 0: .* no pixel of b; ",
+        ),
+    ],
+)
+def test_binary_masks_from_which_nothing_is_learnt_are_explained(how, options, message, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "set")
+    relabel(folder, how)
+    changes = {f"{key}_dataloader.dataset.{name}": x for key in ("train", "val", "test") for name, x in options.items()}
+    cfg = engine.load_config(CONFIG, {**changes, "classes": ("a", "b")}, folder)
+    with pytest.raises(ValueError, match=message):
+        check_data(cfg)
+
+
+def test_one_class_under_a_softmax_is_refused(data):
+    with pytest.raises(ValueError, match=r"num_classes is 1: a softmax over one class has the loss 0"):
+        check_data(engine.load_config(CONFIG, {"classes": ("a",)}, data))
+    with pytest.raises(engine.ConfigError, match=r"classes: expected a list of names such as .*, got 'fish'"):
+        engine.load_config(CONFIG, {"classes": "fish"}, data)
+
+
+def test_own_classes_are_named_once(data, tmp_path, capsys):
+    """Two classes, given to the packaged config in one place, train and are measured; so is a part of the set's own."""
+    folder = shutil.copytree(data, tmp_path / "set")
+    relabel(folder, lambda x: np.where(x == 0, 0, np.where(x == 1, 1, 2)).astype(np.uint8))
+    options = {**SMALL, "train_cfg.max_epochs": 1, "train_cfg.val_interval": 1, "classes": ("ground", "thing")}
+    run = engine.train(CONFIG, tmp_path / "own", options=options, data=folder)
+    content = read_checkpoint(run / "epoch_1.pth")
+    assert list(content["meta"]["dataset_meta"]["classes"]) == ["ground", "thing"]
+    assert content["state_dict"]["decode_head.conv_seg.weight"].shape[0] == 2
+    assert "pixels per class: ground " in capsys.readouterr().out
+    part = engine.load_config(CONFIG, {**MODEL, "classes": ("background", "Bag")}, data)
+    assert check_data(part, thorough=True) == 32
+    assert re.search(r"pixels per class: .*Bag [\d,]+; ignored", capsys.readouterr().out)
+
+
+def test_a_label_beyond_the_classes_is_named_without_a_check(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "set")
+    last = sorted((folder / "annotations/training").iterdir())[-2]
+    Image.new("L", (64, 64), 200).save(last)
+    with pytest.raises(ValueError, match=rf"{last.name}: class 199 .* there are 11 classes"):
+        engine.train(CONFIG, tmp_path / "a", options={**SMALL, "train_cfg.max_epochs": 1}, data=folder)
+    Image.new("L", (64, 32), 1).save(last)
+    with pytest.raises(ValueError, match=rf"{last.name}: 64×32 pixels, but its picture .* has 64×64"):
+        engine.train(CONFIG, tmp_path / "b", options={**SMALL, "train_cfg.max_epochs": 1}, data=folder)
+
+
 def test_the_config_of_the_docs_runs_through_mmseg_alone(data, tmp_path):
     """Nothing but its custom_imports is ours: mmengine's own Runner, as mmseg's tools/train.py."""
     (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1])
@@ -204,7 +268,7 @@ def test_commands_of_the_docs_are_there():
         if program == "mixerzoo":
             main.commands[words[0]].make_context(words[0], words[1:])
             config = next(word for word in words if word.startswith("segmentation/"))
-            assert engine.config_names(config) or engine.find_config(config)
+            assert recipes.experiment(config) if "/h2" in config else engine.find_config(config)
         elif program == "python":
             assert words[:2] == ["-m", composed.__name__]
             composed.main.make_context("composed", words[2:])

@@ -8,7 +8,8 @@ A recipe is a config that mmengine reads as it stands, with its default backbone
 
 A row holds arguments of the network (``model.backbone``; in classification and depth ``model.net``), ``name`` where the
 key is not timm's name, and in ``cfg`` what else of the config changes. A backbone that has no row gets no arguments.
-An experiment is a config with a ``grid`` (`experiments.grid`), whose cells have names too.
+An experiment is a config with a ``grid`` (`experiments.grid`), whose cells have names too. Nothing here imports torch
+before a backbone without a row asks for it, so that listing recipes is quick.
 """
 
 from __future__ import annotations
@@ -29,15 +30,29 @@ from unittest import mock
 
 from mmengine.config import Config, ConfigDict
 
-from ... import configs as packaged
-from ..experiments.grid import Cell, expand
-from .errors import ConfigError
+from .. import configs as packaged
+from .experiments.grid import Cell, expand
 
-__all__ = ["CONFIGS", "Choice", "Recipe", "config_names", "experiment", "find", "read", "read_recipe", "run_name"]
+__all__ = [
+    "CONFIGS",
+    "BackboneError",
+    "Choice",
+    "Recipe",
+    "config_names",
+    "experiment",
+    "find",
+    "read",
+    "read_recipe",
+    "run_name",
+]
 
 CONFIGS = Path(packaged.__file__).parent
 SCOPE = "mixerzoo::"
 MIXERZOO_KEYS = ("run_name", "backbone", "backbones", "grid", "seeds")
+
+
+class BackboneError(ValueError):
+    """A backbone that a config cannot have."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +109,8 @@ def find(config: str | Path) -> Choice:
         FileNotFoundError: none of them; the message lists the closest names.
         ValueError: several recipes could be meant.
     """
-    for path in (Path(config), CONFIGS / f"{config}.py", CONFIGS / config):
-        if path.is_file():
+    for path in (Path(config), CONFIGS / f"{config}.py", CONFIGS / config, _experiment_file(str(config))):
+        if path is not None and path.is_file():
             return Choice(path.resolve())
     found = _cell(str(config)) or _variant(str(config))
     if found is None:
@@ -179,7 +194,8 @@ def _cell(name: str) -> Choice | None:
 def _experiment_file(name: str) -> Path | None:
     """`detection/h2` is what `experiments/detection_h2` was called."""
     folder = CONFIGS / "experiments"
-    candidates = (Path(name), folder / f"{name}.py", folder / f"{name.replace('/', '_')}.py", CONFIGS / f"{name}.py")
+    short = name.removeprefix("experiments/").replace("/", "_")
+    candidates = (Path(name), folder / f"{short}.py", CONFIGS / f"{name}.py")
     return next((path.resolve() for path in candidates if path.is_file()), None)
 
 
@@ -204,7 +220,7 @@ def _variant(name: str) -> Choice | None:
 def _timm_has(name: str) -> bool:
     import timm
 
-    from ... import backbones  # noqa: F401  (registers ours)
+    from .. import backbones  # noqa: F401  (registers ours)
 
     return timm.is_model(name)
 
@@ -221,7 +237,7 @@ def read(path: Path, backbone: str | None = None, imports: bool = True) -> Confi
         imports: import what its ``custom_imports`` name.
 
     Raises:
-        ConfigError: it has no network to replace, or the backbone does not fit.
+        BackboneError: it has no network to replace, or there is no such one.
         FileNotFoundError: of an inherited name.
         Exception: whatever the file itself raises.
     """
@@ -273,7 +289,7 @@ def _choose(cfg: Config, backbone: str, path: Path) -> None:
     key = next((key for key in ("backbone", "net") if key in model), None)
     if key is None or model[key].get("type", "TimmBackbone") != "TimmBackbone":
         found = f"model.{key} is {model[key].type}" if key else "it has neither model.backbone nor model.net"
-        raise ConfigError(f"{path}: --backbone: expected a TimmBackbone or a network of timm's; {found}")
+        raise BackboneError(f"{path}: --backbone: expected a TimmBackbone or a network of timm's; {found}")
     network, rows = model[key], cfg.get("backbones", {})
     default = rows.get(cfg.get("backbone"), {})
     listed, row = _row(rows, backbone)
@@ -284,7 +300,10 @@ def _choose(cfg: Config, backbone: str, path: Path) -> None:
     cfg.backbone = listed or backbone
     if listed is None:
         if key == "backbone":
-            _fit(model, "init_cfg" in default)
+            try:
+                _fit(model, "init_cfg" in default)
+            except ValueError as error:
+                raise BackboneError(f"{path}: --backbone: {error}") from error
         said = ", ".join(
             f"{argument}={value}" for argument, value in network.items() if argument not in ("type", "name")
         )
@@ -308,7 +327,7 @@ def _fit(model: ConfigDict, with_weights: bool) -> None:
     import timm
     import torch
 
-    from ..backbone import TimmBackbone, create_dense_network
+    from .backbone import TimmBackbone, create_dense_network
 
     network = model.backbone
     with torch.device("meta"):
