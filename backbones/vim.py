@@ -94,7 +94,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        return residual + upcast(self.drop_path(self.mixer(self.norm(residual))))
+        return residual + self.drop_path(self.mixer(self.norm(residual)))
 
 
 @register_notrace_module
