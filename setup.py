@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -20,7 +21,7 @@ class PlainLibrary(build_ext):
     """Names the library without the version of Python that happened to build it."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*fullname.split("."))) + ".so"
+        return str(Path(*fullname.split("."))) + (".pyd" if sys.platform == "win32" else ".so")
 
 
 setup(cmdclass={"bdist_wheel": AnyPython, "build_ext": PlainLibrary})

@@ -38,21 +38,20 @@ __all__ = ["VisionMamba"]
 
 
 class DepthwiseConv1d(nn.Conv1d):
-    """Convolution of each channel over the tokens before it, or (``anticausal``) behind it, ``(B, E, L) -> (B, E, L)``.
+    """Convolution of each channel over the tokens, padded on both sides, ``(B, E, L) -> (B, E, L + taps - 1)``.
 
-    The official second direction flips the sequence, convolves and flips back; flipping the taps does the same.
+    The first L outputs see no token behind their own, the last L none before. The official second direction flips the
+    sequence, convolves and flips back; with ``flipped`` taps the last L outputs are the same.
     """
 
-    def __init__(self, dim: int, taps: int, anticausal: bool = False, **dd: Any) -> None:
+    def __init__(self, dim: int, taps: int, flipped: bool = False, **dd: Any) -> None:
         super().__init__(dim, dim, taps, groups=dim, padding=taps - 1, **dd)
-        self.anticausal = anticausal
+        self.flipped = flipped
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        past = self.kernel_size[0] - 1
-        weight = (self.weight.flip(-1) if self.anticausal else self.weight).unsqueeze(2)  # (E, 1, 1, taps)
+        weight = (self.weight.flip(-1) if self.flipped else self.weight).unsqueeze(2)  # (E, 1, 1, taps)
         image = x.unsqueeze(2)  # (B, E, 1, L): channels_last in memory if the channels of x are contiguous
-        y = F.conv2d(image, weight, self.bias, padding=(0, past), groups=self.groups).squeeze(2)
-        return y[..., past:] if self.anticausal else y[..., : x.shape[-1]]
+        return F.conv2d(image, weight, self.bias, padding=(0, *self.padding), groups=self.groups).squeeze(2)
 
 
 class BidirectionalMamba(nn.Module):
@@ -70,7 +69,7 @@ class BidirectionalMamba(nn.Module):
         inner = 2 * dim
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
         self.conv1d = DepthwiseConv1d(inner, d_conv, **dd)
-        self.conv1d_b = DepthwiseConv1d(inner, d_conv, anticausal=True, **dd)
+        self.conv1d_b = DepthwiseConv1d(inner, d_conv, flipped=True, **dd)
         self.ssm = SelectiveSSM(inner, VIM_ROUTES, d_state, math.ceil(dim / 16), backend, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
@@ -78,8 +77,9 @@ class BidirectionalMamba(nn.Module):
         dtype = x.dtype
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, L, E) each
         x = x.transpose(1, 2)  # (B, E, L), channels contiguous
-        directions = [conv(x).transpose(1, 2).unsqueeze(2) for conv in (self.conv1d, self.conv1d_b)]  # (B, L, 1, E)
-        u = F.silu(torch.cat(directions, dim=2))  # (B, L, K, E)
+        L = x.shape[2]
+        directions = (self.conv1d(x)[..., :L], self.conv1d_b(x)[..., -L:])  # (B, E, L) each
+        u = F.silu(torch.stack([d.transpose(1, 2) for d in directions], dim=2))  # (B, L, K, E)
         y = self.ssm(u.unsqueeze(1), z.unsqueeze(1)).squeeze(1)  # sum of both directions, gated by silu(z)
         return self.out_proj((y / 2).to(dtype))  # halved first: the sum may be too large for float16
 
@@ -94,7 +94,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        return residual + upcast(self.drop_path(self.mixer(self.norm(residual))))
+        return residual + self.drop_path(self.mixer(self.norm(residual)))
 
 
 @register_notrace_module

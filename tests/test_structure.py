@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("backbones", "benchmarks", "tasks")
 # For each folder, the folders (and outside packages) its files must not import.
 FORBIDDEN = {
-    "backbones/ops": {"backbones/mixers", "backbones", "benchmarks", "tasks"},
+    "backbones/ops": {"backbones/layers", "backbones/mixers", "backbones", "benchmarks", "tasks"},
+    "backbones/layers": {"backbones/mixers", "backbones", "benchmarks", "tasks"},
     "backbones/mixers": {"backbones", "benchmarks", "tasks"},
     "backbones": {"benchmarks", "tasks"},
     "benchmarks": {"tasks"},

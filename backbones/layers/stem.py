@@ -23,7 +23,8 @@ class ConvStem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # The only change of memory format in the network, on its smallest tensor.
-        x = self.conv1(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)  # (B, H/2, W/2, D/2)
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last, in words that torch.vmap knows
+        x = self.conv1(x).permute(0, 2, 3, 1)  # (B, H/2, W/2, D/2)
         x = F.gelu(self.norm1(x))
         x = self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H/4, W/4, D)
         return self.norm2(x)

@@ -310,8 +310,12 @@ def test_parameter_groups(name):
     assert min(scales) == 0.5 ** (len(grouped) - 1)
 
 
-# TorchScript (deprecated) cannot follow Vim's grid either.
-@pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith("vim_")])
+SCANS = [
+    name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d", "_ssd")) or name.startswith(("vim", "vm"))
+]
+
+
+@pytest.mark.parametrize("name", [name for name in SMALLEST if name not in SCANS])
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript(name):
     net = shallow(name).eval()
@@ -321,11 +325,31 @@ def test_torchscript(name):
         torch.testing.assert_close(script(x), net(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_by_scans(name):
+    with pytest.raises(RuntimeError, match=r"torch\.export.*torch\.compile.*torch\.jit\.trace") as error:
+        torch.jit.script(shallow(name, device="meta"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_tracing_with_gradients(name):
+    net = shallow(name).eval()
+    traced = torch.jit.trace(net, image(net, side=64))  # compares with a second run by itself
+    x = image(net, side=64)
+    out = traced(x)
+    torch.testing.assert_close(out, net(x), rtol=1e-4, atol=1e-5)
+    out.square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
 HIERARCHICAL = [name for name in SMALLEST if name.startswith(("mambaout", "vmamba"))]
 
 
-# Vim's grid and ViT's mask argument are control flow that symbolic tracing cannot follow.
-@pytest.mark.parametrize("name", HIERARCHICAL)
+@code_paths
 def test_fx(name):
     net = shallow(name).eval()
     traced = create_feature_extractor(net, [net.default_cfg["classifier"]])
@@ -334,10 +358,9 @@ def test_fx(name):
         assert torch.equal(next(iter(traced(x).values())), net(x))
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.intersection(HIERARCHICAL)))
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_fx_then_torchscript(name):
-    net = shallow(name).eval()
+def test_fx_then_torchscript():
+    net = shallow("mambaout_femto_gatedcnn").eval()
     script = torch.jit.script(create_feature_extractor(net, [net.default_cfg["classifier"]]))
     x = image(net, side=64)
     with torch.no_grad():

@@ -53,9 +53,9 @@ def ssd(
 
     State and accumulation are float32 (float64 if an activation is float64), whatever the dtype of the activations;
     matmuls of float32 follow ``torch.set_float32_matmul_precision``. Any L is accepted and nothing is padded. Forward
-    and backward are deterministic, and the backward saves no intermediate. Under autocast x, B and C are cast. Gradients
-    and transforms of torch.func work with every backend; forward-mode and second derivatives with "reference", the
-    others raise RuntimeError.
+    and backward are deterministic, and the backward saves no intermediate. Under autocast x, B and C are cast.
+    Gradients and transforms of torch.func work with every backend; forward-mode and second derivatives with
+    "reference", the others raise RuntimeError.
 
     Args:
         x: (B, L, H, P) input, H heads of P channels.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from mixerzoo.backbones.ops.cross_scan import VMAMBA_ROUTES
 from mixerzoo.backbones.ops.common import SCAN_FLOPS
+from mixerzoo.backbones.ops.cross_scan import VMAMBA_ROUTES
 from mixerzoo.backbones.ops.selective_scan import selective_scan, selective_scan_2d
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
