@@ -12,7 +12,7 @@ from ...backbones._files import write_atomically
 from .comparison import Records
 from .costs import stage_table
 from .findings import findings, presets_of, uncounted_table, verdict_table
-from .sections import DENSE_TASK, block_picture, cast_of, flop_picture, rho_picture, throughput_picture
+from .sections import DENSE_TASK, block_picture, flop_picture, rho_picture, throughput_picture
 from .tables import Table, environment_table
 from .theme import FONTS, css_variables, standalone
 from .timings import timing_table
@@ -39,7 +39,6 @@ def render_page(records: Records) -> str:
         dark=Markup(css_variables(1)),
         fonts=Markup(FONTS),
         records=records,
-        cast=list(cast_of(records).values()),
         findings=findings(records),
         verdicts=verdict_table(records),
         pictures=pictures,
@@ -51,7 +50,7 @@ def render_page(records: Records) -> str:
 
 def write_report(records: Records, folder: Path) -> Path:
     """Writes the page, and its first picture as a file of its own, each in one piece; returns the page's path."""
-    write_atomically(standalone(rho_picture(records).wide), folder / PICTURE_FILE)
+    write_atomically(standalone(rho_picture(records).svg), folder / PICTURE_FILE)
     path = folder / PAGE_FILE
     write_atomically(render_page(records), path)
     return path

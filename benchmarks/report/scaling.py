@@ -117,6 +117,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
     kinds = {curve.model: kind_of(Analyzer(curve.model).at(None)) for curve in curves}
     picture = to_svg(
-        time_plot(curves, kinds, "wide"), "growth", "Time per image against image side", " ".join(sentences(curves))
+        time_plot(curves, kinds), "growth", "Time per image against image side", " ".join(sentences(curves))
     )
     write_atomically(standalone(picture), path)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.markers import MarkerStyle
 
 from ..counting.record import FLOP_CLASSES, kind_of
 from ..timing.ratios import ratios
@@ -23,14 +21,6 @@ from .timings import block_table, ratio_table, timing_table
 
 SIDES = np.geomspace(64, 2048, 81)  # pixels
 DENSE_TASK = "coco"  # the preset whose FLOP classes are shown beside those of the timed sizes
-KIND_TITLES = {
-    "convolution": "convolution",
-    "attention": "attention",
-    "causal": "causal attention",
-    "scan": "selective scan",
-    "pooling": "pooling",
-    "identity": "no mixing",
-}
 
 
 @dataclass(frozen=True)
@@ -41,22 +31,6 @@ class Member:
     kind: str
     marker: str
 
-    @property
-    def kind_title(self) -> str:
-        return KIND_TITLES[self.kind]
-
-    @property
-    def swatch(self) -> Markup:
-        """A short line with the marker, as in the pictures."""
-        style = MarkerStyle(self.marker)
-        outline = style.get_path().transformed(style.get_transform()).to_polygons()[0]
-        points = " ".join(f"{12 + 9 * x:.1f},{7 - 9 * y:.1f}" for x, y in outline)
-        colour = f"var(--{self.kind})"
-        return Markup(
-            f'<svg viewBox="0 0 24 14" aria-hidden="true"><path d="M0 7H24" stroke="{colour}" stroke-width="2"/>'
-            f'<polygon points="{points}" fill="{colour}" stroke="var(--paper)"/></svg>'
-        )
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -65,7 +39,7 @@ class Picture:
     Attributes:
         name: id of the figure.
         heading, lead, caption: the words around it.
-        wide, narrow: the picture for a desk and for a phone.
+        svg: the picture.
         keys: colours by role, and what they stand for.
         tables, details: figures to show below, and to show when asked.
     """
@@ -74,8 +48,7 @@ class Picture:
     heading: str
     lead: str
     caption: str
-    wide: Markup
-    narrow: Markup
+    svg: Markup
     keys: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
     details: Sequence[Table] = ()
@@ -87,13 +60,6 @@ def cast_of(records: Records) -> dict[str, Member]:
         model: Member(model, kind_of(records.of(model, None, records.inputs[0])), MARKERS[i % len(MARKERS)])
         for i, model in enumerate(records.models)
     }
-
-
-def _drawn(
-    draw: Callable[[str], Figure], name: str, title: str, description: str, hints: dict[str, str] | None = None
-) -> dict[str, Markup]:
-    """Both versions of a picture."""
-    return {width: Markup(to_svg(draw(width), f"{name}-{width}", title, description, hints)) for width in charts.WIDTHS}
 
 
 def rho_curves(records: Records) -> list[Curve]:
@@ -130,7 +96,7 @@ def rho_picture(records: Records) -> Picture:
     title = "ρ against image side"
     description = f"Log-log plot for square images of {SIDES[0]:.0f} to {SIDES[-1]:.0f} pixels a side: {described}."
     hints = {f"line-{curve.model}": curve.model for curve in curves}
-    drawn = _drawn(lambda width: charts.rho_plot(curves, presets, width), "rho", title, description, hints)
+    svg = Markup(to_svg(charts.rho_plot(curves, presets), "rho", title, description, hints))
     return Picture(
         "rho",
         "Where attention takes over",
@@ -139,7 +105,7 @@ def rho_picture(records: Records) -> Picture:
         "Solid: counted operator by operator and extended exactly over square images; markers: counted at each task's "
         "own height and width. Dashed: the formula L/6D of one transformer block, with D from the stage of stride 16 "
         "and an MLP ratio of 4. Where the two part, the network is no plain ViT.",
-        **drawn,
+        svg=svg,
     )
 
 
@@ -161,9 +127,7 @@ def flop_picture(records: Records) -> Picture:
         f"at {size}: " + ", ".join(f"{bar.model} {three_digits(sum(bar.gmacs.values()))} GMACs" for bar in bars)
         for size, bars in panels.items()
     )
-    drawn = _drawn(
-        lambda width: charts.flop_plot(panels, width), "flops", "GMACs by class of operation", described, hints
-    )
+    svg = Markup(to_svg(charts.flop_plot(panels), "flops", "GMACs by class of operation", described, hints))
     seen = {name for bars in panels.values() for bar in bars for name, gmacs in bar.gmacs.items() if gmacs}
     return Picture(
         "flops",
@@ -172,7 +136,7 @@ def flop_picture(records: Records) -> Picture:
         "An operation belongs to attention if both of its operands come from the image, whatever its layer is "
         "called; to linear or convolution if one is a weight. Each panel has its own scale.",
         keys=[(name, name) for name in FLOP_CLASSES if name in seen],
-        **drawn,
+        svg=svg,
     )
 
 
@@ -187,7 +151,7 @@ def block_picture(blocks: Mapping[str, Any]) -> Picture:
     share = longest / (longest + 6 * blocks["dim"])
     described = f"Both shares grow with the number of tokens; at {longest} tokens: {percent(share)} of the FLOPs, "
     title = "Share of the attention in one transformer block"
-    drawn = _drawn(lambda width: charts.block_plot(blocks, width), "blocks", title, described + ", ".join(ends))
+    svg = Markup(to_svg(charts.block_plot(blocks), "blocks", title, described + ", ".join(ends)))
     where = {1: "one CPU thread"}.get(blocks["threads"], f"{blocks['threads']} CPU threads")
     where = where if blocks["device"] == "cpu" else blocks["device"]
     return Picture(
@@ -204,7 +168,7 @@ def block_picture(blocks: Mapping[str, Any]) -> Picture:
             ("ink", "share of the time with an eager attention, which writes its scores to memory, squares"),
         ],
         details=[block_table(blocks)],
-        **drawn,
+        svg=svg,
     )
 
 
@@ -221,11 +185,11 @@ def throughput_picture(records: Records) -> Picture | None:
         hints[f"bubble-{len(bubbles)}"] = hint
         first = row.case.image_size == records.inputs[0]
         figures = (row.gmacs, row.images_per_s, row.peak_memory_mib)
-        bubbles.append(Bubble(member.model, member.kind, member.marker, size, *figures, first))
+        bubbles.append(Bubble(member.model, member.kind, member.marker, *figures, first))
     if not bubbles:
         return None
     title, described = "Throughput against GMACs", "; ".join(hints.values())
-    drawn = _drawn(lambda width: charts.throughput_plot(bubbles, width), "throughput", title, described, hints)
+    svg = Markup(to_svg(charts.throughput_plot(bubbles), "throughput", title, described, hints))
     found, case = ratios(records.rows), records.rows[0].case
     device = records.environment.get("gpu" if case.device.startswith("cuda") else "cpu")
     return Picture(
@@ -236,5 +200,5 @@ def throughput_picture(records: Records) -> Picture | None:
         f"Full colour: {size_text(records.inputs[0])} pixels; pale: the other inputs. The area is peak memory. "
         "Diagonals join equal achieved GFLOP/s: the further down and left, the worse a model uses the device.",
         tables=[timing_table(records.rows), *([ratio_table(found)] if found else [])],
-        **drawn,
+        svg=svg,
     )

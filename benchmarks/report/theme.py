@@ -1,13 +1,12 @@
 """Colours of the report, and matplotlib figures as SVG that follows the reader's light or dark setting.
 
-A figure is drawn in the light palette; in the SVG each of those colours becomes ``var(--name, #colour)``. Inside the
-page the variables come from its style sheet, a picture that stands alone carries them itself.
+A figure is drawn in the light palette; in the SVG each of those colours is a variable. Inside the page the variables
+come from its style sheet, a picture that stands alone carries them itself.
 """
 
 from __future__ import annotations
 
 import io
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 
@@ -15,7 +14,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
 
 # Each role in light and in dark. The kinds of mixer keep 3:1 against the paper and apart from each other under
 # protanopia, deuteranopia and tritanopia (tests/benchmarks/test_page.py measures both).
@@ -34,14 +32,6 @@ PALETTE: dict[str, tuple[str, str]] = {
     "other": ("#c6cbd1", "#424a54"),
 }
 LIGHT = {name: colours[0] for name, colours in PALETTE.items()}
-MARKERS = {
-    "convolution": "s",
-    "attention": "o",
-    "causal": "^",
-    "scan": "D",
-    "pooling": "v",
-    "identity": "X",
-}
 FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 STYLE = {
@@ -75,10 +65,13 @@ STYLE = {
 }
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of the given size in inches (72 SVG units each), outside pyplot's global state."""
+WIDTH = 5.5  # inches of 72 SVG units: text of 10 units stays readable on a phone
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure, outside pyplot's global state; ``height`` is in inches."""
     with matplotlib.rc_context(STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+        return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def css_variables(theme: int) -> str:
@@ -99,17 +92,35 @@ def to_svg(figure: Figure, name: str, title: str, description: str, hints: Mappi
     Returns:
         One element without prolog, metadata and external references.
     """
-    root = _parse(figure)
-    root.attrib.pop("version", None)
-    width, height = root.attrib.pop("width"), root.attrib.pop("height")
-    root.set("style", f"max-width: {float(width.removesuffix('pt')):g}px")
-    root.set("viewBox", f"0 0 {width.removesuffix('pt')} {height.removesuffix('pt')}")
-    root.set("role", "img")
-    _describe(root, name, title, description)
-    _hint(root, hints or {})
-    _make_ids_unique(root, name)
-    _style(root)
-    return ET.tostring(root, encoding="unicode")
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ET.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):  # a style sheet would apply to the whole page
+                parent.remove(child)
+        if hint := (hints or {}).get(parent.get("id", "")):
+            parent.insert(0, _element("title", hint))
+    del root.attrib["width"], root.attrib["height"], root.attrib["version"]
+    root.attrib |= {"role": "img", "aria-labelledby": "title desc", "stroke-linejoin": "round"}
+    root[:0] = [_element("title", title, id="title"), _element("desc", description, id="desc")]
+    text = ET.tostring(root, encoding="unicode")
+    # Figures share a page, and matplotlib calls every first axes `axes_1`.
+    for start in (' id="', 'href="#', "url(#"):
+        text = text.replace(start, f"{start}{name}-")
+    text = text.replace("title desc", f"{name}-title {name}-desc").replace("'DejaVu Sans'", "inherit")
+    for role, colour in LIGHT.items():
+        text = text.replace(colour, f"var(--{role})")
+    return text
+
+
+def _element(tag: str, text: str, **attributes: str) -> ET.Element:
+    element = ET.Element(f"{{{SVG}}}{tag}", attributes)
+    element.text = text
+    return element
 
 
 def standalone(svg: str) -> str:
@@ -117,72 +128,9 @@ def standalone(svg: str) -> str:
     ET.register_namespace("", SVG)
     root = ET.fromstring(svg)
     width, height = root.get("viewBox", "").split()[2:]
-    root.attrib.pop("style")
-    root.set("width", width)
-    root.set("height", height)
-    style = ET.Element(f"{{{SVG}}}style")
-    style.text = (
-        f":root {{ {css_variables(0)} font-family: {FONTS}; }} "
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(1)} }} }}"
-    )
-    background = ET.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "style": "fill: var(--paper)"})
+    root.attrib |= {"width": width, "height": height}
+    light = f":root {{ {css_variables(0)} font-family: {FONTS}; }}"
+    style = _element("style", f"{light} @media (prefers-color-scheme: dark) {{ :root {{ {css_variables(1)} }} }}")
+    background = _element("rect", "", width="100%", height="100%", style="fill: var(--paper)")
     root[2:2] = [style, background]  # behind <title> and <desc>
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _parse(figure: Figure) -> ET.Element:
-    ET.register_namespace("", SVG)
-    ET.register_namespace("xlink", XLINK)
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    root = ET.fromstring(buffer.getvalue())
-    for child in list(root):
-        if child.tag == f"{{{SVG}}}metadata":
-            root.remove(child)
-    return root
-
-
-def _describe(root: ET.Element, name: str, title: str, description: str) -> None:
-    root.set("aria-labelledby", f"{name}-title {name}-desc")
-    for position, (tag, text) in enumerate((("title", title), ("desc", description))):
-        element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
-        element.text = text
-        root.insert(position, element)
-
-
-def _hint(root: ET.Element, hints: Mapping[str, str]) -> None:
-    for element in root.iter():
-        text = hints.get(element.get("id", ""))
-        if text:
-            title = ET.Element(f"{{{SVG}}}title")
-            title.text = text
-            element.insert(0, title)
-
-
-def _make_ids_unique(root: ET.Element, name: str) -> None:
-    """Several figures share a page, and matplotlib calls every first axes ``axes_1``."""
-    for element in root.iter():
-        identifier = element.get("id")
-        if identifier and not identifier.startswith(f"{name}-"):
-            element.set("id", f"{name}-{identifier}")
-        for attribute, value in element.attrib.items():
-            if value.startswith("#"):
-                element.set(attribute, f"#{name}-{value[1:]}")
-            elif "url(#" in value:
-                element.set(attribute, value.replace("url(#", f"url(#{name}-"))
-
-
-def _style(root: ET.Element) -> None:
-    """Colours become variables, fonts are the page's, and matplotlib's style sheet does not leak into the page."""
-    roles = {colour: role for role, colour in LIGHT.items()}
-    for element in root.iter():
-        style = element.get("style", "")
-        style = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var(--{roles[m[0]]}, {m[0]})" if m[0] in roles else m[0], style)
-        style = re.sub(r"font-family: [^;]+", "font-family: inherit", style)
-        if style:
-            element.set("style", style)
-        for child in list(element):
-            if child.tag == f"{{{SVG}}}style":
-                element.remove(child)
-    root.set("stroke-linejoin", "round")

@@ -3,7 +3,7 @@
 Every backend that runs here, at the shapes of vision models, against mamba-ssm's reference function and CUDA kernel,
 mambapy's parallel scan, scan-and-merge of materialised copies, and the speed at which the machine copies memory. Each
 implementation is first checked against float64; then all take turns. It needs torch and SciPy, and triton on a GPU;
-what is not installed (see ``.ci/install-oracles``) is named and left out, and a missing C kernel is compiled on the spot.
+what is not installed (see ``.ci/install-oracles``) is named and left out. A missing C kernel is compiled on the spot.
 
 Prints tables and writes them, with every round, the machine, the versions and the commit, to a JSON file.
 """

@@ -141,7 +141,7 @@ def test_page_renders(browser, page, width, dark):
     assert seen["page"] <= width, "the page scrolls sideways"
     assert [figure["name"] for figure in seen["figures"]] == list(PICTURES)
     for figure in seen["figures"]:
-        assert figure["svgs"] == 1, "one version for each width"
+        assert figure["svgs"] == 1
         assert figure["width"] > 0.75 * min(width, 800)
         assert figure["height"] > 100
         assert figure["right"] <= width
@@ -195,7 +195,7 @@ def test_page_is_self_contained(page, records):
     assert elements.outside == []
     assert "script" not in elements.tags
     assert not re.search(r"@import|url\((?!#)", page)
-    assert elements.tags.count("svg") == 2 * len(PICTURES) + len(records.models)
+    assert elements.tags.count("svg") == len(PICTURES)
     addresses = set(re.findall(r"https?://[^\s\"'<]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, nothing is fetched
 
@@ -246,7 +246,7 @@ def test_picture_for_the_readme_stands_alone(records, tmp_path):
     path = tmp_path / PICTURE_FILE
     root = ET.parse(path).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert float(root.get("width")) > 500
+    assert float(root.get("width")) > 350
     text = path.read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text
     assert set(re.findall(r"var\(--(\w+)", text)) <= set(PALETTE)
@@ -298,7 +298,7 @@ def test_colours_can_be_told_apart(theme, vision, roles):
 
 def test_picture_in_the_readme_is_fresh():
     """Drawn by `mixerzoo compare --count-only MODEL...`; its description names the models."""
-    root = ET.parse(Path(__file__).parents[2] / "docs" / PICTURE_FILE).getroot()
+    root = ET.parse(Path(__file__).parents[3] / "docs" / PICTURE_FILE).getroot()
     described = root.find("{http://www.w3.org/2000/svg}desc").text
     drawn = {model: float(end) for model, end in re.findall(r"(\w+) from \S+ to ([\d.]+)", described)}
     assert len(drawn) >= 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import math
 import re
@@ -15,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.text import Text as MatplotlibText
 from mixerzoo.backbones._files import write_atomically
 from mixerzoo.benchmarks.counting.counter import count_flops
 from mixerzoo.benchmarks.counting.criterion import TASKS
@@ -71,14 +69,14 @@ class TestRho:
         assert curves[CAUSAL].formula == pytest.approx(curves[VIT].formula)  # stage of stride 16: 192 channels, too
 
     def test_picture_draws_growing_models_and_names_the_others(self, records):
-        figure = charts.rho_plot(sections.rho_curves(records), findings.presets_of(records), "wide")
+        figure = charts.rho_plot(sections.rho_curves(records), findings.presets_of(records))
         lines = artists(figure, "line-")
         assert set(lines) == {VIT, CAUSAL}
         record = records.of(VIT, "imagenet", (224, 224))
         x, y = lines[VIT].get_data()
         assert y == pytest.approx([record.growth.rho_at(side) for side in x])
         words = [text.get_text() for text in figure.axes[0].texts]
-        assert f"ρ = 0 at every size: {CONV}, {POOL}" in figure.axes[0].get_xlabel()
+        assert f"ρ = 0 at every size: {CONV}, {POOL}" in " ".join(figure.axes[0].get_xlabel().split())
         assert {f"{task} {h}×{w}" for task, sizes in TASKS.items() for h, w in sizes} <= set(words)
 
     def test_kinds_decide_the_colours(self, records):
@@ -98,7 +96,7 @@ class TestFlops:
         for model in records.models:
             macs = records.of(model, *COCO).macs_by_class
             picture[model] = charts.Bar(model, {name: count / 1e9 for name, count in macs.items()})
-        figure = charts.flop_plot({"800×1280": list(picture.values())}, "wide")
+        figure = charts.flop_plot({"800×1280": list(picture.values())})
         for i, model in enumerate(records.models):
             parts = artists(figure, f"bar-800×1280-{i}-")
             widths = {name: patch.get_width() for name, patch in parts.items()}
@@ -113,8 +111,7 @@ class TestFlops:
     def test_one_panel_per_input_and_one_for_a_dense_task(self, records):
         picture = sections.flop_picture(records)
         for title in ("224×224", "160×256", "800×1280 (coco)"):
-            assert title in picture.wide
-            assert title in picture.narrow
+            assert title in picture.svg
 
 
 class TestBlocks:
@@ -197,7 +194,7 @@ class TestBlocks:
         assert crossing(lengths[:1], np.array([1.0])) is None
 
     def test_picture_shows_both_shares_and_the_crossovers(self, records):
-        figure = charts.block_plot(records.blocks, "wide")
+        figure = charts.block_plot(records.blocks)
         x, y = artists(figure, "time-")["eager"].get_data()
         assert list(x) == [64, 256, 1024, 4096]
         assert y == pytest.approx([100 * 2 * n / (2 * n + 1152) for n in x])
@@ -222,50 +219,31 @@ class TestThroughput:
         picture = sections.throughput_picture(records)
         assert (
             f"{VIT} at 224×224: 2.00 GMACs, {tables.three_digits(records.rows[1].images_per_s)} images/s, 100 MiB"
-            in (picture.wide)
+            in (picture.svg)
         )
         bubbles = [
-            charts.Bubble(row.case.model, "attention", "o", "", row.gmacs, row.images_per_s, row.peak_memory_mib)
+            charts.Bubble(row.case.model, "attention", "o", row.gmacs, row.images_per_s, row.peak_memory_mib)
             for row in records.rows[:2]
         ]
-        drawn = artists(charts.throughput_plot(bubbles, "wide"), "bubble-")
+        drawn = artists(charts.throughput_plot(bubbles), "bubble-")
         for i, row in enumerate(records.rows[:2]):
             assert drawn[str(i)].get_offsets().tolist() == [[row.gmacs, row.images_per_s]]
         areas = [drawn[str(i)].get_sizes()[0] for i in range(2)]
         assert areas[1] / areas[0] == pytest.approx(2)  # 100 MiB against 50 MiB
 
-    def test_names_of_crowded_bubbles_stand_apart(self):
-        measured = {  # the default models of `mixerzoo compare`: GMACs, images per second, MiB at both sizes
-            "mambaout_femto_gatedcnn": ((1.15, 2.70, 139), (3.37, 1.02, 193)),
-            "mambaout_femto_s6": ((1.26, 1.86, 141), (3.70, 0.84, 211)),
-            "mambaout_femto_bis6": ((1.37, 2.23, 157), (4.03, 0.71, 228)),
-            "mambaout_femto_ss2d": ((1.25, 2.27, 164), (3.66, 0.73, 249)),
-            "mambaout_femto_ssd": ((1.46, 1.65, 162), (4.28, 0.66, 205)),
-            "mambaout_femto_attn": ((4.78, 1.11, 151), (33.0, 0.18, 213)),
-            "vit_tiny_patch16_224": ((1.25, 5.23, 118), (4.68, 1.40, 128)),
-            "vim_tiny_patch16_224": ((1.52, 1.52, 127), (4.44, 0.72, 159)),
-        }
-        figure = charts.throughput_plot(
-            [
-                charts.Bubble(name, "scan", "o", "", *sizes[i], first_size=not i)
-                for i in range(2)
-                for name, sizes in measured.items()
-            ],
-            "wide",
-        )
-        figure.draw_without_rendering()  # puts the names in their places
-        (axes,) = figure.axes
-        names = {
-            text.get_text(): MatplotlibText.get_window_extent(text)
-            for text in axes.texts
-            if text.get_text() in measured
-        }
-        assert set(names) == set(measured)
-        assert not any(a.overlaps(b) for a, b in itertools.combinations(names.values(), 2))
-        bubbles = [axes.transData.transform(place[:2]) for sizes in measured.values() for place in sizes]
-        assert not any(box.padded(5).contains(*bubble) for box in names.values() for bubble in bubbles)
-        inside = axes.get_window_extent()
-        assert all(inside.contains(*corner) for box in names.values() for corner in (box.min, box.max))
+    def test_the_legend_names_every_model_once_by_its_marker_below_the_picture(self, records):
+        bubbles = [
+            charts.Bubble(model, "scan", charts.MARKERS[i], 1.0 + i, 2.0 - 0.1 * i + size, 100.0, first_size=not size)
+            for size in range(2)
+            for i, model in enumerate(records.models)
+        ]
+        figure = charts.throughput_plot(bubbles)
+        figure.draw_without_rendering()  # lays it out
+        (legend,), (axes,) = figure.legends, figure.axes
+        assert [text.get_text() for text in legend.get_texts()] == records.models
+        assert [line.get_marker() for line in legend.get_lines()] == list(charts.MARKERS[: len(records.models)])
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
 
     def test_nothing_timed_is_no_picture(self, records):
         records.rows = []
