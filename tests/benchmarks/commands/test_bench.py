@@ -170,7 +170,7 @@ def test_two_files_are_compared(tmp_path):
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     environment._code.cache_clear()  # the source may have been edited since this test run began
-    here = environment.collect() | {"threads": 1}
+    here = environment.collect("cpu", "test_vit") | {"threads": 1}
     path.write_text(Row(A, "ok", batch=1, p50_ms=1.0, fingerprint=here).to_json() + "\n")
     command = [Path(sys.executable).with_name("mixerzoo"), "bench", "test_vit", "--input", "64", "--batch", "1,2"]
     command += ["--device", "cpu", "--threads", "1", "--budget", "600", "--output", path]
@@ -182,7 +182,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path):
         while not (told and told[-1].startswith("timing")):
             told.append(process.stderr.readline())
             assert told[-1], told
-        offspring = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        offspring = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -192,7 +192,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path):
     assert not any("Traceback" in line for line in rest)
     assert last == f"mixerzoo: interrupted; 2 of 2 rows are in {path}; the same command goes on from there"
     assert offspring
-    assert not any(psutil.pid_exists(pid) for pid in offspring)
+    assert psutil.wait_procs(offspring, timeout=10)[1] == []  # the server that forked them ends with the command
     finished, interrupted = read_rows(path)[0]
     assert finished.case == A
     assert (interrupted.case.batch, interrupted.status) == (2, "interrupted")

@@ -60,7 +60,7 @@ class Actor:
                 "warmup_steps": 10,
                 "warmup_stable": True,
                 "step_ms": self.stage.step_ms(self.case, self.stage.now),
-                "fingerprint": environment.collect() | {"threads": self.case.threads},
+                "fingerprint": environment.collect("cpu", self.case.model) | {"threads": self.case.threads},
             }
         parts = []
         for _ in range(request["samples"]):
@@ -280,7 +280,7 @@ def test_failures_are_measured_anew_only_if_asked(stage, tmp_path):
     assert [row.status for row in read_rows(path)[0]] == ["error", "ok"]
 
 
-@pytest.mark.parametrize("change", [{"backbones_source": "other"}, {"cpu": "other"}, {"threads": 7}])
+@pytest.mark.parametrize("change", [{"source_hash": "other"}, {"source_hash": None}, {"cpu": "other"}, {"threads": 7}])
 def test_rows_of_another_source_or_machine_do_not_count_as_done(stage, tmp_path, change):
     path = tmp_path / "f.jsonl"
     (row,) = run_sweep([A], path, start=stage)
