@@ -1,0 +1,231 @@
+"""The tables in README.md and docs/, written from records: ``python -m mixerzoo.benchmarks.report.documents``.
+
+A page holds a pair of marks around each table::
+
+    <!-- table: timings growth_amd_epyc.jsonl -->
+    <!-- end of table -->
+
+What stands between them is replaced. ``--check`` changes nothing and fails where a page differs from its records;
+``--changed`` lists the figures whose code is no longer the measured one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from ...backbones.checkpoints import write_atomically
+from ..counting.counter import count_flops
+from ..sources import build_model, pretrained_cfg
+from ..timing.case import read_rows
+from ..timing.environment import source_hash
+from .tables import three_digits, timing_markdown
+
+PUBLISHED = json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))
+MARKS = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+PAGES = ("README.md", "docs/*.md")
+RESULTS = Path("benchmarks/results")
+
+# The prefixes of the zoo's families in timm's registry.
+FAMILIES = {
+    "mambaout": r"mambaout_\w+_gatedcnn",
+    "controlled": r"mambaout_tiny_(?!gatedcnn)\w+",
+    "vim": r"vim_\w+",
+    "vmamba": r"vmamba_(tiny|small|base)_\w+",
+    "vit": r"vit_\w+_causal",
+    "dpt": r"(dpt|depth_anything)_\w+",
+}
+
+
+def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int = 1) -> str:
+    """A table for GitHub; the first ``text_columns`` columns are aligned left, the others right."""
+    heads = list(heads)
+    rules = [":--"] * text_columns + ["--:"] * (len(heads) - text_columns)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [heads, rules, *map(list, rows)])
+
+
+def zoo(family: str, root: Path) -> str:
+    """A family's models: parameters and GMACs counted now, published accuracy, and where its weights are."""
+    del root  # from the registry and the published figures alone
+    about = PUBLISHED["families"][family]
+    names = [name for name in timm.list_models() if re.fullmatch(FAMILIES[family], name)]
+    rows = [(name, *_counted(name), *_published(name), _weights(name)) for name in names]
+    table = markdown_table(("model", "parameters (M)", "input (px)", "GMACs", "published", "source", "weights"), rows)
+    return f"{table}\nPaper: {about['paper']}. Licence: {about['licence']}. {about['notes']}\n"
+
+
+def _counted(name: str) -> tuple[str, str, str]:
+    cfg = pretrained_cfg(name)
+    size = tuple(cfg.input_size[1:])
+    net = build_model(name, size, device="meta")
+    parameters = sum(parameter.numel() for parameter in net.parameters()) / 1e6
+    return f"{parameters:.2f}", "×".join(map(str, size)), three_digits(count_flops(net, size).macs() / 1e9)
+
+
+def _published(name: str) -> tuple[str, str]:
+    results = [result for result in PUBLISHED["results"] if result["model"] == name and result["recipe"] is None]
+    if not results:
+        return "–", "–"
+    figures = (f"{value} {metric}" for result in results for metric, value in result["metrics"].items())
+    return ", ".join(figures), results[0]["source"]
+
+
+def _weights(name: str) -> str:
+    cfg = pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        return "none published"
+    return f"`{cfg.hf_hub_id}`" if cfg.hf_hub_id else re.sub(r"^https://(.*)/[^/]*$", r"\1", cfg.url)
+
+
+def dense(task: str, root: Path) -> str:
+    """Published detectors or segmentors, by backbone."""
+    del root
+    results = [result for result in PUBLISHED["results"] if result["task"] == task and result["recipe"]]
+    metrics = list(dict.fromkeys(metric for result in results for metric in result["metrics"]))
+    rows = [
+        (
+            result["model"],
+            result["recipe"],
+            *(str(result.get(key) or "–") for key in ("params_m", "gmacs")),
+            *(str(result["metrics"].get(metric, "–")) for metric in metrics),
+            "; ".join(filter(None, (result["source"], result.get("notes")))),
+        )
+        for result in results
+    ]
+    heads = ("backbone", "recipe", "published parameters (M)", "published GMACs", *metrics, "source")
+    return markdown_table(heads, rows, text_columns=2)
+
+
+def timings(name: str, root: Path) -> str:
+    """What ``mixerzoo bench --from FILE --markdown`` prints of a result file."""
+    rows = read_rows(root / RESULTS / name)
+    return f"{timing_markdown(rows)}\n{provenance(name, [row.fingerprint for row in rows])}"
+
+
+def scan(name: str, root: Path) -> str:
+    """The scan on a CPU against other people's implementations, as ratios of medians."""
+    record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
+    peers = ("selective_scan_ref", "mambapy pscan")
+    rows = []
+    for case in record["devices"]["cpu"]["cases"]:
+        if case["shape"]["suite"] != "selective_scan":
+            continue
+        (ours,) = (row for row in case["results"] if row["name"] == "cpu")
+        shape = ", ".join(str(case["shape"][key]) for key in ("batch", "channels", "length", "states"))
+        found = (ours["speedups"].get(peer) for peer in peers)
+        ratios = ("–" if ratio is None else f"{ratio[0]:.0f}×" for ratio in found)
+        rows.append((case["shape"]["model"], f"({shape})", case["mode"], f"{ours['ms']:.2f}", *ratios))
+    heads = ("scan", "shape (B, D, L, N)", "pass", "ms", "mamba-ssm's reference takes", "mambapy's pscan takes")
+    table = markdown_table(heads, rows, text_columns=3)
+    return f"{table}\n{provenance(name, [record['fingerprint']])}"
+
+
+def training(name: str, root: Path) -> str:
+    """Every seed's metric of each network that an experiment trained. No row is ranked: see the page's words."""
+    record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
+    label = record["headline"]["label"]
+    rows = []
+    for entry in record["entries"]:
+        digits = 1 if "%" in label else 3
+        values = ", ".join(f"{value:.{digits}f}" for value in entry["values"])
+        sd = f"{statistics.stdev(entry['values']):.{digits}f}" if len(entry["values"]) > 1 else "–"
+        rows.append((entry["name"], values, sd, f"{entry['parameters'] / 1e6:.2f}", f"{entry['macs'] / 1e6:.1f}"))
+    table = markdown_table(("network", f"{label}, each seed", "sd", "parameters (M)", "MMACs"), rows)
+    return f"{table}\n{provenance(name, [record])}"
+
+
+def provenance(name: str, fingerprints: list[dict[str, Any]]) -> str:
+    """One line: the file, the machine, the measured commit, and whether that code is still today's."""
+    machines = dict.fromkeys(_machine(fingerprint) for fingerprint in fingerprints)
+    commits = dict.fromkeys((fingerprint.get("commit") or "an unknown commit")[:7] for fingerprint in fingerprints)
+    words = "" if is_current(fingerprints) else "; the measured code has changed since"
+    return f"From `{RESULTS / name}`: {', '.join(machines)}; code of {', '.join(commits)}{words}.\n"
+
+
+def _machine(fingerprint: dict[str, Any]) -> str:
+    cpu = fingerprint.get("gpu") or fingerprint.get("cpu") or fingerprint.get("machine") or "an unnamed machine"
+    threads = fingerprint.get("threads")
+    return f"{cpu}, {threads} threads" if threads else str(cpu)
+
+
+def is_current(fingerprints: list[dict[str, Any]]) -> bool:
+    """Whether every record says which code it measured, and that code is today's."""
+    return all(fingerprint.get("source") == source_hash(fingerprint.get("measured")) for fingerprint in fingerprints)
+
+
+TABLES: dict[str, Callable[[str, Path], str]] = {
+    "zoo": zoo,
+    "dense": dense,
+    "timings": timings,
+    "scan": scan,
+    "training": training,
+}
+
+
+def render(text: str, root: Path) -> str:
+    """A page's text with every marked table written anew.
+
+    Raises:
+        ValueError: a mark names no table there is.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        before, kind, argument, after = match.groups()
+        if kind not in TABLES:
+            raise ValueError(f"table: expected one of {', '.join(TABLES)}, got {kind!r}")
+        return before + TABLES[kind](argument, root) + after
+
+    return MARKS.sub(fill, text)
+
+
+def pages(root: Path) -> list[Path]:
+    """The pages of a checkout."""
+    return sorted(path for pattern in PAGES for path in root.glob(pattern))
+
+
+def changed(root: Path) -> list[str]:
+    """``PAGE: RESULT FILE`` of every table that shows a measurement of code that is no longer today's."""
+    found = []
+    for page in pages(root):
+        text = page.read_text(encoding="utf-8")
+        for table in MARKS.finditer(render(text, root)):
+            if "the measured code has changed since" in table[0]:
+                found.append(f"{page.relative_to(root)}: {table[3]}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the tables of README.md and docs/ from records.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a page differs")
+    parser.add_argument("--changed", action="store_true", help="list the figures whose code has changed since")
+    parser.add_argument("--root", type=Path, default=Path(), help="the checkout; default: here")
+    options = parser.parse_args()
+    if not (options.root / RESULTS).is_dir():
+        parser.error(f"expected a checkout with {RESULTS}, found none in {options.root.resolve()}")
+    if options.changed:
+        print("\n".join(changed(options.root)) or "every measured figure is of today's code")
+        return 0
+    stale = []
+    for page in pages(options.root):
+        text = page.read_text(encoding="utf-8")
+        rendered = render(text, options.root)
+        if rendered == text:
+            continue
+        stale.append(str(page))
+        if not options.check:
+            write_atomically(rendered, page)
+    print("\n".join(f"{'differs' if options.check else 'written'}: {page}" for page in stale) or "nothing to write")
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
