@@ -129,6 +129,22 @@ def scan(name: str, root: Path) -> str:
     return f"{table}\n{provenance(name, [record['fingerprint']])}"
 
 
+def dpt(name: str, root: Path) -> str:
+    """Our DPT against transformers', as the ratio of times with its interval."""
+    record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
+    rows = [
+        (
+            result["model"],
+            f"{result['ratio']:.3f}",
+            f"{result['low']:.3f} to {result['high']:.3f}",
+            *(f"{result[side] / 2**20:,.0f}" for side in ("ours_memory", "theirs_memory")),
+        )
+        for result in record["results"]
+    ]
+    heads = ("model", "time, ours over theirs", "95 % interval", "peak memory, ours (MiB)", "theirs (MiB)")
+    return f"{markdown_table(heads, rows)}\n{provenance(name, [record])}"
+
+
 def training(name: str, root: Path) -> str:
     """Every seed's metric of each network that an experiment trained. No row is ranked: see the page's words."""
     record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
@@ -168,6 +184,7 @@ TABLES: dict[str, Callable[[str, Path], str]] = {
     "timings": timings,
     "scan": scan,
     "training": training,
+    "dpt": dpt,
 }
 
 
