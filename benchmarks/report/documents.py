@@ -137,11 +137,11 @@ def dpt(name: str, root: Path) -> str:
             result["model"],
             f"{result['ratio']:.3f}",
             f"{result['low']:.3f} to {result['high']:.3f}",
-            *(f"{result[side] / 2**20:,.0f}" for side in ("ours_memory", "theirs_memory")),
+            *(f"{result[side]['peak_mb']:,.0f}" for side in ("ours_memory", "theirs_memory")),
         )
         for result in record["results"]
     ]
-    heads = ("model", "time, ours over theirs", "95 % interval", "peak memory, ours (MiB)", "theirs (MiB)")
+    heads = ("model", "time, ours over theirs", "95 % interval", "peak memory, ours (MB)", "theirs (MB)")
     return f"{markdown_table(heads, rows)}\n{provenance(name, [record])}"
 
 
