@@ -30,8 +30,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import engine
-from .analysis import image_shape, networks
 from .checkpoints import write_atomically
+from .config_source import image_shape, networks
 from .plots import save_figure
 from .steps import step_times
 

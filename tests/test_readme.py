@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from mixerzoo.benchmarks.cli import main
-from mixerzoo.benchmarks.flops import count_flops
-from mixerzoo.benchmarks.models import build_model
+from mixerzoo.benchmarks.counting.counter import count_flops
+from mixerzoo.benchmarks.sources import build_model
+from mixerzoo.tasks.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

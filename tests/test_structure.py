@@ -17,9 +17,8 @@ FORBIDDEN = {
     "backbones/mixers": {"backbones", "benchmarks", "tasks"},
     "backbones": {"benchmarks", "tasks"},
     "benchmarks": {"tasks"},
-    "tasks": {"benchmarks"},
+    "tasks": set(),
 }
-EXCEPTION = ("tasks/cli.py", "benchmarks/cli")  # one `mixerzoo` command: the tasks' commands join the benchmarks' group
 NOT_IN_BACKBONES = {"mmengine", "mmcv", "mmdet", "mmseg", "rich", "click", "matplotlib"}
 
 
@@ -54,8 +53,6 @@ def test_dependencies_point_one_way(path):
     for parts in imported(path):
         if parts[0] in ROOMS and (ROOT.joinpath(*parts).exists() or ROOT.joinpath(*parts).with_suffix(".py").exists()):
             target = room_of(Path(*parts))
-            if (path.relative_to(ROOT).as_posix(), "/".join(parts[:2])) == EXCEPTION:
-                continue
             assert target not in FORBIDDEN[room] or target == room, f"{path.name} imports {'.'.join(parts)}"
     if room.startswith("backbones"):
         outside = {parts[0] for parts in imported(path)}

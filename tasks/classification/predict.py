@@ -58,7 +58,7 @@ def predict(
 
 
 def networks(model: nn.Module) -> dict[str, nn.Module]:
-    """What `mixerzoo analyze --config` counts: the network (B, C, H, W) → (B, classes)."""
+    """What `mixerzoo analyze config:NAME` counts: the network (B, C, H, W) → (B, classes)."""
     return {"network": model.net}
 
 

@@ -152,7 +152,7 @@ def predict(
 
 
 def networks(model: DepthModel) -> dict[str, nn.Module]:
-    """What `mixerzoo analyze --config` counts: the whole network, and its backbone."""
+    """What `mixerzoo analyze config:NAME` counts: the whole network, and its backbone."""
     return {"network": model.net, "backbone": model.net.backbone}
 
 

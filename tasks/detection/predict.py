@@ -69,7 +69,7 @@ def predict(
 
 
 def networks(model: nn.Module) -> dict[str, nn.Module]:
-    """What `mixerzoo analyze --config` counts: the whole detector, and the backbone by itself."""
+    """What `mixerzoo analyze config:NAME` counts: the whole detector, and the backbone by itself."""
     return {"detector": WholeDetector(model), "backbone": model.backbone}
 
 

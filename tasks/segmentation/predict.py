@@ -72,7 +72,7 @@ def predict(
 
 
 def networks(model: nn.Module) -> dict[str, nn.Module]:
-    """What `mixerzoo analyze --config` counts: the segmentor (B, 3, H, W) → (B, classes, H/4, W/4), and its backbone.
+    """What `mixerzoo analyze config:…` counts: the segmentor (B, 3, H, W) → (B, classes, H/4, W/4), and its backbone.
 
     That is backbone, neck and decode head, as papers count. The auxiliary head is among the parameters but not in the
     pass: it works in training only.

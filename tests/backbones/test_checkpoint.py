@@ -19,7 +19,7 @@ import torch
 import torch.package
 from click.testing import CliRunner
 from mixerzoo.backbones._checkpoint import convert, read_checkpoint
-from mixerzoo.benchmarks.cli import main
+from mixerzoo.tasks.cli import main
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.benchmarks.flops import count_flops
+from mixerzoo.benchmarks.counting.counter import count_flops
 from mixerzoo.tasks import engine, experiment
 from mixerzoo.tasks.cli import main
 from mmengine.registry import MODELS

@@ -15,9 +15,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mixerzoo.tasks import engine, experiment
-from mixerzoo.tasks.analysis import image_shape, networks, sizes
 from mixerzoo.tasks.checkpoints import read_checkpoint
 from mixerzoo.tasks.cli import main
+from mixerzoo.tasks.config_source import image_shape, networks, sizes
 from mixerzoo.tasks.depth.images import read_depth_png
 from mixerzoo.tasks.depth.metrics import PROTOCOLS, image_metrics
 from mixerzoo.tasks.depth.model import DepthModel
@@ -253,7 +253,7 @@ def test_the_pretrained_part_learns_slower():
 
 
 def test_analyze_counts_a_configs_network():
-    command = ["analyze", "--config", CONFIG, "--input", "96x128", "--json"]
+    command = ["analyze", f"config:{CONFIG}", "--input", "96x128", "--json"]
     run = CliRunner().invoke(main, command)
     assert run.exit_code == 0, run.output
     whole, backbone = json.loads(run.stdout)

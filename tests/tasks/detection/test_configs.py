@@ -11,7 +11,7 @@ pytest.importorskip("mmdet", reason="mmdet comes with the mm extra")
 
 import torch
 from mixerzoo.tasks import engine
-from mixerzoo.tasks.analysis import networks
+from mixerzoo.tasks.config_source import networks
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope

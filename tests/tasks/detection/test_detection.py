@@ -14,9 +14,9 @@ pytest.importorskip("mmdet", reason="mmdet comes with the mm extra")
 import torch
 from click.testing import CliRunner
 from mixerzoo.tasks import engine
-from mixerzoo.tasks.analysis import networks
 from mixerzoo.tasks.checkpoints import read_checkpoint
 from mixerzoo.tasks.cli import main
+from mixerzoo.tasks.config_source import networks
 from mixerzoo.tasks.detection.composed import ITEM_CLASSES
 from mixerzoo.tasks.detection.predict import draw
 from mmengine.config import Config
@@ -200,7 +200,7 @@ def test_whole_detectors_cost_what_papers_say(name, millions, gmacs):
 
 @pytest.mark.slow
 def test_analyze_counts_the_whole_detector_of_a_config():
-    result = in_process("analyze", "--config", "detection/mask_rcnn_mambaout_tiny_gatedcnn_1x_coco")
+    result = in_process("analyze", "config:detection/mask_rcnn_mambaout_tiny_gatedcnn_1x_coco")
     assert result.exit_code == 0, result.output
     row = next(line for line in result.output.splitlines() if "1x_coco detector" in line)
     assert row.split()[2:6] == ["800×1280", "43.13", "524", "262"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mixerzoo.tasks import engine, experiment
-from mixerzoo.tasks.analysis import networks, sizes
+from mixerzoo.tasks.config_source import networks, sizes
 from mmengine.optim import build_optim_wrapper
 from torch.utils.flop_counter import FlopCounterMode
 

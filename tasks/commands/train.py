@@ -1,0 +1,39 @@
+"""``mixerzoo train``: trains a model as a config says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import DATA, OPTIONS
+
+SHOWN = {".json", ".png", ".csv", ".pth"}  # of what a run leaves, the files that its end announces
+
+
+@click.command("train", short_help="Train a model as a config says.")
+@click.argument("config")
+@click.option("--work-dir", type=click.Path(path_type=Path), help="For all output; default: runs/NAME OF THE CONFIG.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the work dir.")
+@click.option("--amp", type=click.Choice(["bfloat16", "float16"]), help="Mixed precision.")
+@click.option("--check-data", is_flag=True, help="Read all of the data first, each picture too.")
+@DATA
+@OPTIONS
+def command(
+    config: str,
+    work_dir: Path | None,
+    resume: bool,
+    amp: str | None,
+    check_data: bool,
+    data: Path | None,
+    options: tuple[str, ...],
+) -> None:
+    """Trains what CONFIG describes: a file, or the name of a packaged config such as
+    classification/mambaout_femto_gatedcnn_fashion_mnist.
+
+    On several GPUs: torchrun --standalone --nproc_per_node=N -m mixerzoo.tasks.cli train CONFIG.
+    """
+    from .. import engine
+
+    folder = engine.train(config, work_dir, resume, amp, check_data, options=engine.parse_options(options), data=data)
+    engine.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.suffix in SHOWN))}")
