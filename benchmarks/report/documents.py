@@ -16,7 +16,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,14 @@ import timm
 
 from ...backbones.checkpoints import write_atomically
 from ..counting.counter import count_flops
+from ..counting.criterion import Analyzer
 from ..sources import build_model, pretrained_cfg
 from ..timing.case import read_rows
 from ..timing.environment import source_hash
-from .tables import three_digits, timing_markdown
+from ..timing.ratios import ratios
+from .scaling import time_tables
+from .tables import Column, Table, markdown, size_text, three_digits
+from .timings import ratio_table
 
 PUBLISHED = json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))
 MARKS = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -46,11 +50,9 @@ FAMILIES = {
 }
 
 
-def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int = 1) -> str:
-    """A table for GitHub; the first ``text_columns`` columns are aligned left, the others right."""
-    heads = list(heads)
-    rules = [":--"] * text_columns + ["--:"] * (len(heads) - text_columns)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [heads, rules, *map(list, rows)])
+def _markdown(table: Table) -> str:
+    """The table as GitHub draws it, without its title."""
+    return markdown(table).partition("\n\n")[2]
 
 
 def zoo(family: str, root: Path) -> str:
@@ -58,9 +60,13 @@ def zoo(family: str, root: Path) -> str:
     del root  # from the registry and the published figures alone
     about = PUBLISHED["families"][family]
     names = [name for name in timm.list_models() if re.fullmatch(FAMILIES[family], name)]
-    rows = [(name, *_counted(name), *_published(name), _weights(name)) for name in names]
-    table = markdown_table(("model", "parameters (M)", "input (px)", "GMACs", "published", "source", "weights"), rows)
-    return f"{table}\nPaper: {about['paper']}. Licence: {about['licence']}. {about['notes']}\n"
+    columns = [Column("model", text=True), Column("parameters", "M"), Column("input", "px"), Column("GMACs")]
+    columns += [Column(head, text=True) for head in ("published", "source", "weights")]
+    table = Table(about["title"], columns)
+    for name in names:
+        table.add(name, *_counted(name), *_published(name), _weights(name))
+    table.note = f"Paper: {about['paper']}. Licence: {about['licence']}. {about['notes']}"
+    return _markdown(table)
 
 
 def _counted(name: str) -> tuple[str, str, str]:
@@ -86,77 +92,91 @@ def _weights(name: str) -> str:
     return f"`{cfg.hf_hub_id}`" if cfg.hf_hub_id else re.sub(r"^https://(.*)/[^/]*$", r"\1", cfg.url)
 
 
+def criterion(models: str, root: Path) -> str:
+    """ρ of some models at two image sizes, and the side of the square image where it reaches 1."""
+    del root
+    sizes = ((224, 224), (800, 1280))
+    heads = [f"{what} at {size_text(size)}" for size in sizes for what in ("L/6D", "ρ")]
+    table = Table("Criterion", [Column("model", text=True), *map(Column, heads), Column("ρ = 1 at", "px a side")])
+    for model in models.split(","):
+        analyzer = Analyzer(model)
+        records = [analyzer.at(size) for size in sizes]
+        figures = [value for record in records for value in (record.formula, record.rho)]
+        side = records[0].crossover_side
+        table.add(model, *map(three_digits, figures), f"{side:,.0f}" if side else "never")
+    table.note = "L/6D is the paper's ratio at the stage of stride 16; ρ is what was counted, over the whole network."
+    return _markdown(table)
+
+
 def dense(task: str, root: Path) -> str:
     """Published detectors or segmentors, by backbone."""
     del root
     results = [result for result in PUBLISHED["results"] if result["task"] == task and result["recipe"]]
     metrics = list(dict.fromkeys(metric for result in results for metric in result["metrics"]))
-    rows = [
-        (
-            result["model"],
-            result["recipe"],
-            *(str(result.get(key) or "–") for key in ("params_m", "gmacs")),
-            *(str(result["metrics"].get(metric, "–")) for metric in metrics),
-            "; ".join(filter(None, (result["source"], result.get("notes")))),
-        )
-        for result in results
-    ]
-    heads = ("backbone", "recipe", "published parameters (M)", "published GMACs", *metrics, "source")
-    return markdown_table(heads, rows, text_columns=2)
+    columns = [Column("backbone", text=True), Column("recipe", text=True), Column("parameters", "M"), Column("GMACs")]
+    table = Table(task, [*columns, *map(Column, metrics), Column("source", text=True)])
+    for result in results:
+        cost = (str(result.get(key) or "–") for key in ("params_m", "gmacs"))
+        figures = (str(result["metrics"].get(metric, "–")) for metric in metrics)
+        source = "; ".join(filter(None, (result["source"], result.get("notes"))))
+        table.add(result["model"], result["recipe"], *cost, *figures, source)
+    return _markdown(table)
+
+
+def growth(name: str, root: Path) -> str:
+    """Milliseconds per image at every size of a result file."""
+    rows = read_rows(root / RESULTS / name)
+    tables = "\n".join(map(_markdown, time_tables(rows)))
+    return f"{tables}\n{provenance(name, [row.fingerprint for row in rows])}"
 
 
 def timings(name: str, root: Path) -> str:
-    """What ``mixerzoo bench --from FILE --markdown`` prints of a result file."""
+    """Ratios of time per image in a result file."""
     rows = read_rows(root / RESULTS / name)
-    return f"{timing_markdown(rows)}\n{provenance(name, [row.fingerprint for row in rows])}"
+    return f"{_markdown(ratio_table(ratios(rows)))}\n{provenance(name, [row.fingerprint for row in rows])}"
 
 
 def scan(name: str, root: Path) -> str:
     """The scan on a CPU against other people's implementations, as ratios of medians."""
     record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
-    peers = ("selective_scan_ref", "mambapy pscan")
-    rows = []
+    columns = [Column(head, text=True) for head in ("scan", "shape (B, D, L, N)", "pass")]
+    columns += map(Column, ("ms", "mamba-ssm's reference takes", "mambapy's pscan takes"))
+    table = Table("Scan", columns)
     for case in record["devices"]["cpu"]["cases"]:
         if case["shape"]["suite"] != "selective_scan":
             continue
         (ours,) = (row for row in case["results"] if row["name"] == "cpu")
         shape = ", ".join(str(case["shape"][key]) for key in ("batch", "channels", "length", "states"))
-        found = (ours["speedups"].get(peer) for peer in peers)
-        ratios = ("–" if ratio is None else f"{ratio[0]:.0f}×" for ratio in found)
-        rows.append((case["shape"]["model"], f"({shape})", case["mode"], f"{ours['ms']:.2f}", *ratios))
-    heads = ("scan", "shape (B, D, L, N)", "pass", "ms", "mamba-ssm's reference takes", "mambapy's pscan takes")
-    table = markdown_table(heads, rows, text_columns=3)
-    return f"{table}\n{provenance(name, [record['fingerprint']])}"
+        found = (ours["speedups"].get(peer) for peer in ("selective_scan_ref", "mambapy pscan"))
+        times = ("–" if ratio is None else f"{ratio[0]:.0f}×" for ratio in found)
+        table.add(case["shape"]["model"], f"({shape})", case["mode"], f"{ours['ms']:.2f}", *times)
+    return f"{_markdown(table)}\n{provenance(name, [record['fingerprint']])}"
 
 
 def dpt(name: str, root: Path) -> str:
     """Our DPT against transformers', as the ratio of times with its interval."""
     record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
-    rows = [
-        (
-            result["model"],
-            f"{result['ratio']:.3f}",
-            f"{result['low']:.3f} to {result['high']:.3f}",
-            *(f"{result[side]['peak_mb']:,.0f}" for side in ("ours_memory", "theirs_memory")),
-        )
-        for result in record["results"]
-    ]
-    heads = ("model", "time, ours over theirs", "95 % interval", "peak memory, ours (MB)", "theirs (MB)")
-    return f"{markdown_table(heads, rows)}\n{provenance(name, [record])}"
+    heads = ("time, ours over theirs", "95 % interval", "peak memory, ours (MB)", "theirs (MB)")
+    table = Table("DPT", [Column("model", text=True), *map(Column, heads)])
+    for result in record["results"]:
+        memory = (f"{result[side]['peak_mb']:,.0f}" for side in ("ours_memory", "theirs_memory"))
+        interval = f"{result['low']:.3f}–{result['high']:.3f}"
+        table.add(result["model"], f"{result['ratio']:.3f}", interval, *memory)
+    return f"{_markdown(table)}\n{provenance(name, [record])}"
 
 
 def training(name: str, root: Path) -> str:
     """Every seed's metric of each network that an experiment trained. No row is ranked: see the page's words."""
     record = json.loads((root / RESULTS / name).read_text(encoding="utf-8"))
     label = record["headline"]["label"]
-    rows = []
+    digits = 1 if "%" in label else 3
+    heads = (f"{label}, each seed", "sd", "parameters (M)", "MMACs")
+    table = Table("Training", [Column("network", text=True), *map(Column, heads)])
     for entry in record["entries"]:
-        digits = 1 if "%" in label else 3
         values = ", ".join(f"{value:.{digits}f}" for value in entry["values"])
         sd = f"{statistics.stdev(entry['values']):.{digits}f}" if len(entry["values"]) > 1 else "–"
-        rows.append((entry["name"], values, sd, f"{entry['parameters'] / 1e6:.2f}", f"{entry['macs'] / 1e6:.1f}"))
-    table = markdown_table(("network", f"{label}, each seed", "sd", "parameters (M)", "MMACs"), rows)
-    return f"{table}\n{provenance(name, [record])}"
+        table.add(entry["name"], values, sd, f"{entry['parameters'] / 1e6:.2f}", f"{entry['macs'] / 1e6:.1f}")
+    return f"{_markdown(table)}\n{provenance(name, [record])}"
 
 
 def provenance(name: str, fingerprints: list[dict[str, Any]]) -> str:
@@ -181,6 +201,8 @@ def is_current(fingerprints: list[dict[str, Any]]) -> bool:
 TABLES: dict[str, Callable[[str, Path], str]] = {
     "zoo": zoo,
     "dense": dense,
+    "criterion": criterion,
+    "growth": growth,
     "timings": timings,
     "scan": scan,
     "training": training,
