@@ -38,6 +38,7 @@ PUBLISHED = json.loads((files(__package__) / "published.json").read_text(encodin
 MARKS = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 PAGES = ("README.md", "docs/*.md")
 RESULTS = Path("benchmarks/results")
+OLD = "not measured on today's code"
 
 # The prefixes of the zoo's families in timm's registry.
 FAMILIES = {
@@ -125,14 +126,14 @@ def dense(task: str, root: Path) -> str:
 
 def growth(name: str, root: Path) -> str:
     """Milliseconds per image at every size of a result file."""
-    rows = read_rows(root / RESULTS / name)
+    rows, _ = read_rows(root / RESULTS / name)
     tables = "\n".join(map(_markdown, time_tables(rows)))
     return f"{tables}\n{provenance(name, [row.fingerprint for row in rows])}"
 
 
 def timings(name: str, root: Path) -> str:
     """Ratios of time per image in a result file."""
-    rows = read_rows(root / RESULTS / name)
+    rows, _ = read_rows(root / RESULTS / name)
     return f"{_markdown(ratio_table(ratios(rows)))}\n{provenance(name, [row.fingerprint for row in rows])}"
 
 
@@ -181,14 +182,19 @@ def training(name: str, root: Path) -> str:
 
 def provenance(name: str, fingerprints: list[dict[str, Any]]) -> str:
     """One line: the file, the machine, the measured commit, and whether that code is still today's."""
-    machines = dict.fromkeys(_machine(fingerprint) for fingerprint in fingerprints)
-    commits = dict.fromkeys((fingerprint.get("commit") or "an unknown commit")[:7] for fingerprint in fingerprints)
-    words = "" if is_current(fingerprints) else "; the measured code has changed since"
-    return f"From `{RESULTS / name}`: {', '.join(machines)}; code of {', '.join(commits)}{words}.\n"
+    machines = ", ".join(dict.fromkeys(map(_machine, fingerprints)))
+    commits = dict.fromkeys(fingerprint.get("commit") for fingerprint in fingerprints)
+    if None in commits:
+        words = f"{OLD}: the record does not name its commit"
+    elif is_current(fingerprints):
+        words = f"code of {', '.join(commit[:7] for commit in commits)}, unchanged since"
+    else:
+        words = f"{OLD}: code of {', '.join(commit[:7] for commit in commits)}"
+    return f"From `{RESULTS / name}`. {machines}; {words}.\n"
 
 
 def _machine(fingerprint: dict[str, Any]) -> str:
-    cpu = fingerprint.get("gpu") or fingerprint.get("cpu") or fingerprint.get("machine") or "an unnamed machine"
+    cpu = fingerprint.get("gpu") or fingerprint.get("cpu") or fingerprint.get("machine") or "The machine is not named"
     threads = fingerprint.get("threads")
     return f"{cpu}, {threads} threads" if threads else str(cpu)
 
@@ -237,7 +243,7 @@ def changed(root: Path) -> list[str]:
     for page in pages(root):
         text = page.read_text(encoding="utf-8")
         for table in MARKS.finditer(render(text, root)):
-            if "the measured code has changed since" in table[0]:
+            if OLD in table[0]:
                 found.append(f"{page.relative_to(root)}: {table[3]}")
     return found
 
