@@ -149,7 +149,8 @@ def scan(name: str, root: Path) -> str:
         (ours,) = (row for row in case["results"] if row["name"] == "cpu")
         shape = ", ".join(str(case["shape"][key]) for key in ("batch", "channels", "length", "states"))
         found = (ours["speedups"].get(peer) for peer in ("selective_scan_ref", "mambapy pscan"))
-        times = ("–" if ratio is None else f"{ratio[0]:.0f}×" for ratio in found)
+        # A peer that was measured once has no interval; its ratio is not shown.
+        times = (f"{ratio[0]:.0f}×" if ratio and ratio[1] < ratio[2] else "–" for ratio in found)
         table.add(case["shape"]["model"], f"({shape})", case["mode"], f"{ours['ms']:.2f}", *times)
     return f"{_markdown(table)}\n{provenance(name, [record['fingerprint']])}"
 
