@@ -157,6 +157,16 @@ def is_ours(name: str) -> bool:
     return timm.model_entrypoint(name).__module__.startswith("mixerzoo.")
 
 
+def entry_module(model: str) -> str:
+    """The Python module that defines a timm model.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    check_name(model)
+    return timm.model_entrypoint(parse_model(model)[0].partition(".")[0]).__module__
+
+
 def default_image_size(name: str) -> tuple[int, int]:
     """(H, W) in pixels that the model's own pretrained configuration asks for, or that its source says."""
     if has_prefix(name):

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
+from scipy.optimize import isotonic_regression
 
 from .tables import three_digits
 from .theme import LIGHT, STYLE, new_figure
@@ -176,13 +177,7 @@ def spread(positions: np.ndarray, gap: float, low: float, high: float) -> np.nda
         return positions
     order = np.argsort(positions, kind="stable")
     steps = gap * np.arange(len(positions))
-    pools: list[list[float]] = []  # of [mean, size]: pool-adjacent-violators on the positions less their steps
-    for value in positions[order] - steps:
-        pools.append([float(value), 1])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (b, n), (a, m) = pools.pop(), pools.pop()
-            pools.append([(a * m + b * n) / (m + n), m + n])
-    means = np.concatenate([np.full(int(size), mean) for mean, size in pools])
+    means = isotonic_regression(positions[order] - steps).x
     placed = np.empty(len(positions))
     placed[order] = np.clip(means, low, high - steps[-1]) + steps
     return placed

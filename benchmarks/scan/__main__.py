@@ -2,8 +2,8 @@
 
 Every backend that runs here, at the shapes of vision models, against mamba-ssm's reference function and CUDA kernel,
 mambapy's parallel scan, scan-and-merge of materialised copies, and the speed at which the machine copies memory. Each
-implementation is first checked against float64; then all take turns. It needs torch alone, and triton on a GPU; what
-is not installed (see ``.ci/install-oracles``) is named and left out, and a missing C kernel is compiled on the spot.
+implementation is first checked against float64; then all take turns. It needs torch and SciPy, and triton on a GPU;
+what is not installed (see ``.ci/install-oracles``) is named and left out, and a missing C kernel is compiled on the spot.
 
 Prints tables and writes them, with every round, the machine, the versions and the commit, to a JSON file.
 """
@@ -40,6 +40,7 @@ from .without_timm import open_backbones
 
 open_backbones()
 
+from ...backbones.ops import selective_scan, ssd  # noqa: E402
 from ..timing import environment  # noqa: E402
 from .problems import (  # noqa: E402
     CPU_SHAPES,
@@ -333,14 +334,14 @@ def _run_memory(device: torch.device, dtype: torch.dtype, quick: bool) -> list[d
 def _default_output(fingerprint: dict[str, Any], devices: list[str]) -> Path:
     machine = fingerprint.get("gpu") if "cuda" in devices else fingerprint["cpu"]
     slug = re.sub(r"[^a-z0-9]+", "_", machine.lower()).strip("_")
-    return Path(__file__).parent / "results" / f"scan_{slug}.json"
+    return Path(f"scan_{slug}.json")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns 1 if an implementation of ours computed something wrong."""
     parser = argparse.ArgumentParser(prog="mixerzoo.benchmarks.scan.__main__", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one shape of each kind, short")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/scan_MACHINE.json)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: scan_MACHINE.json here)")
     devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--device", action="append", choices=("cpu", "cuda"), help=f"default: {' and '.join(devices)}")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as PyTorch takes)")
@@ -354,7 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
 
     begin = time.perf_counter()
-    machine = environment.collect(devices[0])
+    machine = environment.collect(devices[0], selective_scan, ssd)
     for name in ("cpu", "gpu", "threads", "torch", "commit"):
         if name in machine:
             print(f"{name}: {machine[name]}")

@@ -7,7 +7,6 @@ later row counts.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs on one file are the user's to avoid
+    fcntl = None
 
 SCHEMA_VERSION = 1
 
@@ -276,14 +280,15 @@ def open_results(path: str | Path) -> Iterator[ResultFile]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{path}: expected a regular file to append rows to")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{path}: another run is writing to this file; choose another --output") from None
         rows, torn = read_rows(path)
         size = os.fstat(descriptor).st_size
         if torn:
             os.ftruncate(descriptor, size - len(torn.encode()))
-        elif size and os.pread(descriptor, 1, size - 1) != b"\n":
+        elif size and not path.read_bytes().endswith(b"\n"):
             os.write(descriptor, b"\n")
         yield ResultFile(descriptor, path, rows, torn)
     finally:

@@ -7,10 +7,12 @@ round are therefore no independent draws, and every interval here stands on the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.stats
 
 RESAMPLES = 10_000
 MIN_ROUNDS = 6  # fewer values than this have no 95 % interval of the median: 2 · 0.5⁵ = 6.25 % lie outside their range
@@ -48,14 +50,6 @@ def spread(samples: Sequence[float]) -> float:
     return float((high - low) / middle)
 
 
-def _rank_below_median(count: int, level: float) -> int:
-    """Largest r for which P(Binomial(count, 1/2) < r) ≤ (1 - level) / 2; 0 if there is none."""
-    tail, rank = 0.0, 0
-    while rank < count and (tail := tail + math.comb(count, rank) / 2**count) <= (1 - level) / 2:
-        rank += 1
-    return rank
-
-
 def median_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     """Distribution-free confidence interval of the median, from order statistics.
 
@@ -66,11 +60,11 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> Interval | 
     Returns:
         The sample median with its interval, or None if the values are too few to give one at this level.
     """
-    ordered = sorted(values)
-    rank = _rank_below_median(len(ordered), level)
-    if rank == 0:
+    if len(values) < 2:
         return None
-    return Interval(float(np.median(ordered)), ordered[rank - 1], ordered[-rank])
+    middle = float(np.median(values))
+    low, high = scipy.stats.quantile_test(values, q=middle, p=0.5).confidence_interval(level)
+    return None if math.isnan(low) or math.isnan(high) else Interval(middle, float(low), float(high))
 
 
 def stable(samples: Sequence[float], window: int = 5, tolerance: float = 0.02) -> bool:
@@ -81,13 +75,19 @@ def stable(samples: Sequence[float], window: int = 5, tolerance: float = 0.02) -
     return bool(abs(after - before) <= tolerance * before)
 
 
-def _bootstrap_medians(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # (n,) -> (RESAMPLES,)
-    return np.median(values[rng.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
+def _bootstrap(samples: Sequence[np.ndarray], statistic: Callable[..., Any], level: float, seed: int) -> Interval:
+    """A statistic of samples (each (n,), resampled apart) with its percentile-bootstrap interval."""
+    value = float(statistic(*samples, axis=-1))
+    if min(map(len, samples)) < 2:
+        return Interval(value, value, value)
+    rng = np.random.default_rng(seed)
+    options = {"n_resamples": RESAMPLES, "confidence_level": level, "method": "percentile", "rng": rng}
+    low, high = scipy.stats.bootstrap(samples, statistic, **options).confidence_interval
+    return Interval(value, float(low), float(high))
 
 
-def _quantiles(value: float, draws: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float(value), float(low), float(high))
+def _ratio_of_medians(above: np.ndarray, below: np.ndarray, axis: int) -> np.ndarray:
+    return np.median(above, axis=axis) / np.median(below, axis=axis)
 
 
 def ratio_of_medians(
@@ -100,10 +100,7 @@ def ratio_of_medians(
     """
     if not len(numerator) or not len(denominator):
         raise ValueError("ratio of medians: expected at least one value on each side, got none")
-    rng = np.random.default_rng(seed)
-    above, below = np.asarray(numerator, float), np.asarray(denominator, float)
-    draws = _bootstrap_medians(above, rng) / _bootstrap_medians(below, rng)
-    return _quantiles(np.median(above) / np.median(below), draws, level)
+    return _bootstrap((np.asarray(numerator, float), np.asarray(denominator, float)), _ratio_of_medians, level, seed)
 
 
 def paired_ratio(
@@ -127,8 +124,7 @@ def paired_ratio(
             f"paired ratio: expected the same number of rounds, got {len(numerator)} and {len(denominator)}"
         )
     ratios = np.asarray(numerator, float) / np.asarray(denominator, float)
-    draws = _bootstrap_medians(ratios, np.random.default_rng(seed))
-    return _quantiles(np.median(ratios), draws, level)
+    return _bootstrap((ratios,), np.median, level, seed)
 
 
 def thirds_drift(rounds: Sequence[float]) -> Interval | None:

@@ -8,7 +8,6 @@ so that a change in the machine's speed meets all of them alike and cannot reord
 from __future__ import annotations
 
 import functools
-import os
 import time
 import uuid
 from collections import deque
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from ..counting.counter import count_flops
@@ -145,7 +145,7 @@ class Measurement:
             batch_halved_from=self.case.batch if self.batch != self.case.batch else None,
             gmacs=gmacs,
             block=self._block,
-            load_average=round(os.getloadavg()[0], 2),
+            load_average=round(psutil.getloadavg()[0], 2),
             output_error=self._ready.get("output_error"),
             fingerprint=self._ready.get("fingerprint", here),
             started=self._started,
@@ -251,7 +251,7 @@ class _Sweep:
         self._on_event(Event(kind, message, min(1.0, (len(self.rows) + part) / len(self._cases)), row))
 
     def _environment(self, case: Case) -> dict[str, Any]:
-        return self._here[case.device] | {"threads": case.threads}
+        return self._here[case.device] | {"threads": case.threads, "source_hash": environment.source_hash(case.model)}
 
     def resume(self, retry_failed: bool) -> None:
         """Takes over rows that the file holds for these cases, this environment and this source."""
@@ -265,7 +265,7 @@ class _Sweep:
             row, here = latest.get(case.key), self._environment(case)
             if row is None or row.status not in settled or environment.differences(row.fingerprint, here):
                 continue
-            if row.fingerprint.get("backbones_source") == here["backbones_source"]:
+            if row.fingerprint.get("source_hash") == here["source_hash"]:  # none in old rows: unknown code
                 self.rows[case.key] = row
                 self._tell("resumed", f"{case}: already measured on {row.finished}", row)
 

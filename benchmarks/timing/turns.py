@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping
 
@@ -73,9 +74,7 @@ def time_in_turns(
 
 def median(rounds: Rounds) -> float:
     """Median of the rounds that were taken."""
-    values = sorted(value for value in rounds if value is not None)
-    middle = len(values) // 2
-    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+    return statistics.median(value for value in rounds if value is not None)
 
 
 def speedup(baseline: Rounds, ours: Rounds) -> Interval:

@@ -69,7 +69,7 @@ class Session:
             "warmup_steps": len(samples),
             "warmup_stable": stable,
             "step_ms": sorted(samples[-5:])[len(samples[-5:]) // 2],
-            "fingerprint": environment.collect(wanted.device),
+            "fingerprint": environment.collect(wanted.device, wanted.model),
         }
 
     def _warm_up(self, budget_s: float) -> tuple[list[float], bool]:

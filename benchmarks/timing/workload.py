@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import timm.optim
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ..sources import build_model
 from .case import Case
@@ -65,6 +66,11 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     got, expected = got.detach().double(), expected.detach().double()
     error = (got - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float32).tiny)
     return error.item() if torch.isfinite(error) else float("inf")
+
+
+def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """All values, one after the other."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def tf32_enabled() -> bool:
@@ -129,7 +135,8 @@ class Workload:
             with full_float32():
                 return self._gradients()
         with full_float32(), torch.inference_mode():
-            return torch.cat([self.model(x).float().cpu() for x in self.x.split(REFERENCE_BATCH)])
+            outputs = [tree_leaves(self.model(x)) for x in self.x.split(REFERENCE_BATCH)]
+            return flat(torch.cat([part.float().cpu() for part in parts]) for parts in zip(*outputs, strict=True))
 
     def configure(self) -> None:
         """Turns the reference into the case: memory format, dtype, compilation, optimizer."""
@@ -155,7 +162,7 @@ class Workload:
         if self.training:
             return relative_error(self._gradients(), reference), GRADIENT_TOLERANCE[dtype]
         with torch.inference_mode():
-            output = self.model(self.x).float().cpu()
+            output = flat(part.float().cpu() for part in tree_leaves(self.model(self.x)))
         return relative_error(output, reference), OUTPUT_TOLERANCE[dtype]
 
     def _loss(self) -> torch.Tensor:

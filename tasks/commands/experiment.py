@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import DATA, OPTIONS
 
 
@@ -22,6 +23,7 @@ def command(
 ) -> None:
     """Runs every config of the folder NAME (a path, or packaged: classification/h1) that is not done yet, and writes
     table and plot into DIR. A broken-off experiment goes on where it was."""
+    require("train")
     from .. import experiment as study
 
     if not report_only:

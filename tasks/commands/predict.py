@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import OPTIONS
 
 
@@ -17,6 +18,7 @@ from .options import OPTIONS
 @OPTIONS
 def command(config: str, checkpoint: Path, images: tuple[Path, ...], out: Path, options: tuple[str, ...]) -> None:
     """Writes an annotated copy of every IMAGE and predictions.json into DIR."""
+    require("train")
     from .. import engine
 
     for record in engine.predict(config, checkpoint, images, out, options=engine.parse_options(options)):

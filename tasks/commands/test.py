@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import DATA, OPTIONS
 
 
@@ -17,6 +18,7 @@ from .options import DATA, OPTIONS
 @OPTIONS
 def command(config: str, checkpoint: Path, work_dir: Path | None, data: Path | None, options: tuple[str, ...]) -> None:
     """Measures CHECKPOINT on the test set of CONFIG."""
+    require("train")
     from .. import engine
 
     metrics = engine.test(config, checkpoint, work_dir, options=engine.parse_options(options), data=data)

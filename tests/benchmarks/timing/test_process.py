@@ -124,7 +124,7 @@ def test_a_child_on_a_gpu_starts_from_nothing_with_its_threads():
     case = {"model": "test_vit", "image_size": [64, 64], "device": "cuda:99"}
     reply = child.ask({"do": "prepare", "case": case, "seed": 0, "warmup_s": 0.1}, 120)
     assert reply["status"] == "error"
-    assert "cuda" in reply["message"].lower()
+    assert reply["message"].startswith(("RuntimeError: ", "AssertionError: ", "AcceleratorError: "))
     child.close()
 
 
