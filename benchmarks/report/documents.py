@@ -24,10 +24,11 @@ from typing import Any
 import timm
 
 from ...backbones.checkpoints import write_atomically
+from ...backbones.ops import selective_scan, ssd
 from ..counting.counter import count_flops
 from ..counting.criterion import Analyzer
 from ..sources import build_model, pretrained_cfg
-from ..timing.case import read_rows
+from ..timing.case import Row, read_rows
 from ..timing.environment import source_hash
 from ..timing.ratios import ratios
 from .scaling import time_tables
@@ -128,13 +129,18 @@ def growth(name: str, root: Path) -> str:
     """Milliseconds per image at every size of a result file."""
     rows, _ = read_rows(root / RESULTS / name)
     tables = "\n".join(map(_markdown, time_tables(rows)))
-    return f"{tables}\n{provenance(name, [row.fingerprint for row in rows])}"
+    return f"{tables}\n{_provenance_of_rows(name, rows)}"
+
+
+def _provenance_of_rows(name: str, rows: list[Row]) -> str:
+    today = {model: source_hash(model) for model in {row.case.model for row in rows}}
+    return provenance(name, [row.fingerprint for row in rows], [today[row.case.model] for row in rows])
 
 
 def timings(name: str, root: Path) -> str:
     """Ratios of time per image in a result file."""
     rows, _ = read_rows(root / RESULTS / name)
-    return f"{_markdown(ratio_table(ratios(rows)))}\n{provenance(name, [row.fingerprint for row in rows])}"
+    return f"{_markdown(ratio_table(ratios(rows)))}\n{_provenance_of_rows(name, rows)}"
 
 
 def scan(name: str, root: Path) -> str:
@@ -152,7 +158,7 @@ def scan(name: str, root: Path) -> str:
         # A peer that was measured once has no interval; its ratio is not shown.
         times = (f"{ratio[0]:.0f}×" if ratio and ratio[1] < ratio[2] else "–" for ratio in found)
         table.add(case["shape"]["model"], f"({shape})", case["mode"], f"{ours['ms']:.2f}", *times)
-    return f"{_markdown(table)}\n{provenance(name, [record['fingerprint']])}"
+    return f"{_markdown(table)}\n{provenance(name, [record['fingerprint']], [source_hash(selective_scan, ssd)])}"
 
 
 def dpt(name: str, root: Path) -> str:
@@ -181,13 +187,19 @@ def training(name: str, root: Path) -> str:
     return f"{_markdown(table)}\n{provenance(name, [record])}"
 
 
-def provenance(name: str, fingerprints: list[dict[str, Any]]) -> str:
-    """One line: the file, the machine, the measured commit, and whether that code is still today's."""
+def provenance(name: str, fingerprints: list[dict[str, Any]], current: list[str] | None = None) -> str:
+    """One line: the file, the machine, the measured commit, and whether that code is still today's.
+
+    Args:
+        name: the result file.
+        fingerprints: of its records.
+        current: `source_hash` of what each record measured, as it is today; ``None`` where records have none.
+    """
     machines = ", ".join(dict.fromkeys(map(_machine, fingerprints)))
     commits = dict.fromkeys(fingerprint.get("commit") for fingerprint in fingerprints)
     if None in commits:
         words = f"{OLD}: the record does not name its commit"
-    elif is_current(fingerprints):
+    elif [fingerprint.get("source_hash") for fingerprint in fingerprints] == current:
         words = f"code of {', '.join(commit[:7] for commit in commits)}, unchanged since"
     else:
         words = f"{OLD}: code of {', '.join(commit[:7] for commit in commits)}"
@@ -198,11 +210,6 @@ def _machine(fingerprint: dict[str, Any]) -> str:
     cpu = fingerprint.get("gpu") or fingerprint.get("cpu") or fingerprint.get("machine") or "The machine is not named"
     threads = fingerprint.get("threads")
     return f"{cpu}, {threads} threads" if threads else str(cpu)
-
-
-def is_current(fingerprints: list[dict[str, Any]]) -> bool:
-    """Whether every record says which code it measured, and that code is today's."""
-    return all(fingerprint.get("source") == source_hash(fingerprint.get("measured")) for fingerprint in fingerprints)
 
 
 TABLES: dict[str, Callable[[str, Path], str]] = {
