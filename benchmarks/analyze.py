@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 from rich.tree import Tree
 
-from ..backbones._files import write_atomically
+from ..backbones.checkpoints import write_atomically
 from .analysis import FLOP_CLASSES, AnalysisRecord, ModuleRecord, to_json
 from .criterion import TASKS, Analyzer
 from .findings import stage_table

@@ -247,9 +247,9 @@ def compare_models(
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 def convert(file: Path, out: Path) -> None:
     """Reads the tensors of FILE, whatever else it pickles, and writes the model's weights to OUT.safetensors."""
-    from ..backbones import _checkpoint
+    from ..backbones import checkpoints
 
-    click.echo(f"{out}: {_checkpoint.convert(file, out)} tensors")
+    click.echo(f"{out}: {checkpoints.convert(file, out)} tensors")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backbones._files import write_atomically
+from ..backbones.checkpoints import write_atomically
 from .analysis import kind_of
 from .criterion import Analyzer
 from .plots import MARKERS, TimeCurve, time_plot

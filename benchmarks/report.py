@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from ..backbones._files import write_atomically
+from ..backbones.checkpoints import write_atomically
 from .findings import findings, presets_of, stage_table, uncounted_table, verdict_table
 from .pictures import DENSE_TASK, block_picture, cast_of, flop_picture, rho_picture, throughput_picture
 from .records import Records

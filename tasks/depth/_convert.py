@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones._checkpoint import read_checkpoint
+from ...backbones.checkpoints import read_checkpoint
 
 _log = logging.getLogger("mixerzoo")
 

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text as MatplotlibText
-from mixerzoo.backbones._files import write_atomically
+from mixerzoo.backbones.checkpoints import write_atomically
 from mixerzoo.benchmarks import bench, findings, pictures, plots, tables
 from mixerzoo.benchmarks.blocks import (
     ATTENTIONS,
