@@ -103,7 +103,7 @@ def _few(keys: list[str]) -> str:
 
 def _fit_classifier(model: nn.Module, state: State, wanted: Mapping[str, torch.Tensor], name: str | Path) -> State:
     """Without a classifier for other classes; a network's own in its place."""
-    classifiers = model.pretrained_cfg.get("classifier") or ()
+    classifiers = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
         given, own = state.get(f"{classifier}.weight"), wanted.get(f"{classifier}.weight")
         if given is None or (own is not None and (given.shape[0] == own.shape[0] or given.shape[1:] != own.shape[1:])):
@@ -123,7 +123,7 @@ def _fit_classifier(model: nn.Module, state: State, wanted: Mapping[str, torch.T
 
 
 def _fit_first_conv(model: nn.Module, state: State) -> State:
-    first = f"{model.pretrained_cfg['first_conv']}.weight"
+    first = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
     if first in state and state[first].shape[1] != model.in_chans:
         state[first] = adapt_input_conv(model.in_chans, state[first])
     return state

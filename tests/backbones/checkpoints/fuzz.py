@@ -12,6 +12,7 @@ above.
 from __future__ import annotations
 
 import argparse
+import codecs
 import collections
 import io
 import os
@@ -207,7 +208,8 @@ def main() -> int:
     args = parser.parse_args()
     watch, wrong = Watch(), []
     outcomes: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    b"".decode("cp437")  # the codec of zip archives' names, a part of Python that it imports when first needed
+    for codec in ("cp437", "raw_unicode_escape"):  # Python's own, which zipfile and pickle import when first needed
+        codecs.lookup(codec)
     signal.signal(signal.SIGALRM, _too_long)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

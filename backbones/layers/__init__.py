@@ -1,0 +1,3 @@
+"""Blocks that several families share."""
+
+from __future__ import annotations
