@@ -60,6 +60,8 @@ class DPT(nn.Module):
         batch_norm: in the fusion's residual units.
     """
 
+    holds_networks = True  # trainers that treat a pre-trained network otherwise than a new head look inside
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -59,6 +59,7 @@ class Taps(nn.Module):
     """What all have in common: one network inside, under the name ``inner``, that knows its parameters."""
 
     inner: str
+    holds_networks = True
 
     @property
     def network(self) -> nn.Module:

@@ -542,15 +542,22 @@ def test_published_models_are_registered():
         assert cfg.mean == ((0.5,) * 3 if name.startswith("dpt") else (0.485, 0.456, 0.406))
         assert (cfg.url or cfg.hf_hub_id) or name == "dpt_base_384"
         assert cfg.custom_load or name == "dpt_base_384"
-        model = registered(name)
-        x = torch.empty(1, *cfg.input_size, device="meta")
-        depth = model.eval()(x)
-        assert depth.shape == ((1, 150) if "ade20k" in name else (1,)) + cfg.input_size[1:]
-        assert model.get_submodule(cfg.first_conv).weight.shape[1] == 3
-        assert model.num_classes == cfg.num_classes == (150 if "ade20k" in name else 0)
-        assert all(f"{classifier}.weight" in model.state_dict() for classifier in cfg.classifier or ())
     with pytest.raises(RuntimeError, match="No pretrained weights exist for dpt_base_384"):
         registered("dpt_base_384", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["dpt_base_384", "dpt_hybrid_384_kitti", "dpt_hybrid_384_ade20k", "depth_anything_v2_small_vkitti"]
+)
+def test_configuration_describes_the_model(name):
+    cfg = timm.get_pretrained_cfg(name)
+    model = registered(name)
+    x = torch.empty(1, *cfg.input_size, device="meta")
+    depth = model.eval()(x)
+    assert depth.shape == ((1, 150) if "ade20k" in name else (1,)) + cfg.input_size[1:]
+    assert model.get_submodule(cfg.first_conv).weight.shape[1] == 3
+    assert model.num_classes == cfg.num_classes == (150 if "ade20k" in name else 0)
+    assert all(f"{classifier}.weight" in model.state_dict() for classifier in cfg.classifier or ())
 
 
 @pytest.mark.slow
