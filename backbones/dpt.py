@@ -109,7 +109,8 @@ class DPT(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups for layer-wise learning rates: the backbone's own, then everything of DPT."""
         groups = feature_taps.below("backbone", self.backbone.group_matcher(coarse))
-        groups["blocks"] = [*groups["blocks"], (r"^(?:reassemble|adapters|fusions|head)\.", (99999,))]
+        # Behind 99999, which makes timm put a network's last norm into the group before.
+        groups["blocks"] = [*groups["blocks"], (r"^(?:reassemble|adapters|fusions|head)\.", (100_000,))]
         return groups
 
     @torch.jit.ignore
@@ -198,6 +199,7 @@ class DPT(nn.Module):
             if isinstance(self.reassemble[i], Reassemble):
                 self.reassemble[i] = CutOff(int(SCALES[i]))
             self.adapters[i], self.fusions[i] = nn.Identity(), nn.Identity()
+            self.backbone.drop(i)
         if prune_head or self.finest:
             self.head, self.num_classes = nn.Identity(), 0
         return take

@@ -74,6 +74,9 @@ class Taps(nn.Module):
         """See timm's method of this name; the stem and the blocks of the network inside."""
         return below(self.inner, self.network.group_matcher(coarse))
 
+    def drop(self, level: int) -> None:
+        """Forgets what only a level does that nobody fuses; its map is still handed out, for its size."""
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See timm's method of this name."""
         self.network.set_grad_checkpointing(enable)
@@ -277,10 +280,13 @@ class PyramidTaps(Taps):
         self.norms = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
         self.taps = [TapSpec(dim, tokens=False) for dim in dims]
 
+    def drop(self, level: int) -> None:
+        self.norms[level] = nn.Identity()
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The model's groups, the norms behind them."""
         groups = super().group_matcher(coarse)
-        return {**groups, "blocks": [*groups["blocks"], (r"^norms\.", (99998,))]}
+        return {**groups, "blocks": [*groups["blocks"], (r"^norms\.", (99999,))]}
 
     def forward(self, images: torch.Tensor) -> list[Tap]:
         maps = self.model.forward_intermediates(images, self.stages, output_fmt="NCHW", intermediates_only=True)
