@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import mambaout, vim, vit, vmamba
+from . import dpt, mambaout, vim, vit, vmamba
 
-__all__ = ["mambaout", "vim", "vit", "vmamba"]
+__all__ = ["dpt", "mambaout", "vim", "vit", "vmamba"]

@@ -25,7 +25,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.mambaout import MlpHead
 from torch import nn
 
-from ._checkpoint import load_official, read_files_safely, unwrap
+from .checkpoints import WeightFile, load_weights, through_our_reader, unwrap
 from .layers import ConvDownsample, ConvStem, HierarchicalBackbone, Stage
 from .mixers import list_mixers, mixer_class
 
@@ -129,9 +129,9 @@ class MambaOut(HierarchicalBackbone):
                 nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
-    def load_pretrained(self, checkpoint_path: str) -> None:
-        """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
-        load_official(self, checkpoint_path, checkpoint_filter_fn)
+    def load_pretrained(self, checkpoint_path: str | WeightFile) -> None:
+        """Loads an official file or one of ours, executing nothing in it (`checkpoints.load_weights`)."""
+        load_weights(self, checkpoint_path, checkpoint_filter_fn)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -169,7 +169,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     """Turns the official checkpoints' and timm's ``mambaout_*`` state dicts into ours; ours passes unchanged.
 
     Args:
-        state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`).
+        state_dict: the file's content; wrappers are opened (`checkpoints.unwrap`).
         model: the network to load into (unused; timm's signature).
 
     Raises:
@@ -295,7 +295,7 @@ def _entrypoint(size: str, mixer: str) -> Callable[..., nn.Module]:
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
             feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-            **{"mixer": mixer, **SIZES[size], **read_files_safely(kwargs)},
+            **{"mixer": mixer, **SIZES[size], **through_our_reader(kwargs)},
         )
 
     create.__name__ = create.__qualname__ = name

@@ -11,6 +11,7 @@ routes over the same memory, and their convolutions reach left and right; nothin
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -29,12 +30,14 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from ._checkpoint import load_official, read_files_safely, unwrap
+from .checkpoints import WeightFile, load_weights, through_our_reader, unwrap
 from .layers import RMSNorm, SelectiveSSM, reset_parameters
 from .ops.common import upcast
 from .ops.cross_scan import VIM_ROUTES
 
 __all__ = ["VisionMamba"]
+
+_log = logging.getLogger("mixerzoo")
 
 
 class DepthwiseConv1d(nn.Conv1d):
@@ -235,9 +238,9 @@ class VisionMamba(nn.Module):
             raise ValueError(f"global_pool must be 'token', 'avg' or '', got {global_pool!r}")
         self.global_pool = global_pool
 
-    def load_pretrained(self, checkpoint_path: str) -> None:
-        """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
-        load_official(self, checkpoint_path, checkpoint_filter_fn)
+    def load_pretrained(self, checkpoint_path: str | WeightFile) -> None:
+        """Loads an official file or one of ours, executing nothing in it (`checkpoints.load_weights`)."""
+        load_weights(self, checkpoint_path, checkpoint_filter_fn)
 
     def no_weight_decay(self) -> set[str]:
         """Names and patterns of parameters exempt from weight decay."""
@@ -363,7 +366,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VisionMamba) -> dict
     """Turns the official checkpoints into our layout (both directions stacked); ours passes unchanged.
 
     Args:
-        state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`).
+        state_dict: the file's content; wrappers are opened (`checkpoints.unwrap`).
         model: the network to load into; position embeddings of another grid are resampled for it.
 
     Raises:
@@ -384,21 +387,56 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VisionMamba) -> dict
         for ours, official in _STACKED.items():
             if all(mixer + name in out for name in official):
                 out[mixer + ours] = torch.stack([out.pop(mixer + name) for name in official])
-    if "pos_embed" in out and out["pos_embed"].shape[1:] != model.pos_embed.shape[1:]:
-        out["pos_embed"] = _resample_pos_embed(out["pos_embed"], model)
+    if "pos_embed" in out:
+        out["pos_embed"] = _fit_positions(out["pos_embed"], model)
     return out
 
 
-def _resample_pos_embed(pos: torch.Tensor, model: VisionMamba) -> torch.Tensor:
-    """Position embeddings (1, M + 1, D) of a square grid for the model's grid, the class token in the middle."""
-    at = middle(pos)
-    side = math.isqrt(pos.shape[1] - 1)
-    if side * side != pos.shape[1] - 1 or pos.shape[2] != model.embed_dim:
+def _fit_positions(pos: torch.Tensor, model: VisionMamba) -> torch.Tensor:
+    """Position embeddings (1, M + 1, D) resampled for the model's grid, the class token in the middle."""
+    if pos.ndim != 3 or pos.shape[2] != model.embed_dim:
         return pos  # the strict load names it
+    grid = _trained_grid(pos.shape[1] - 1, model)
+    if grid == model.grid_size:
+        return pos
+    at = middle(pos)
     patches = without_class_token(pos)
-    patches = resample_abs_pos_embed(patches, list(model.grid_size), [side, side], num_prefix_tokens=0)
+    patches = resample_abs_pos_embed(patches, list(model.grid_size), list(grid), num_prefix_tokens=0)
     half = patches.shape[1] // 2
     return torch.cat((patches[:, :half], pos[:, at : at + 1], patches[:, half:]), dim=1)
+
+
+def _trained_grid(count: int, model: VisionMamba) -> tuple[int, int]:
+    """The grid of ``count`` positions in a file: that of the ``input_size`` which its ``pretrained_cfg`` says it was
+    trained with, else the model's own, a square, or one of the model's shape.
+
+    Raises:
+        ValueError: none of these, or several.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    said = model._grid(*cfg["input_size"][1:]) if cfg.get("input_size") else None
+    target = model.grid_size
+    if said is not None and math.prod(said) == count:
+        if count == math.prod(target) and said != target:
+            _log.warning(
+                "position embeddings: %d×%d, resampled to %d×%d; if the file was trained on images of another shape, "
+                "say so: pretrained_cfg_overlay=dict(input_size=(3, H, W))", *said, *target
+            )  # fmt: skip
+        return said
+    if count == math.prod(target):
+        return target
+    side, scale = math.isqrt(count), math.sqrt(count / math.prod(target))
+    scaled = round(target[0] * scale), round(target[1] * scale)
+    same_shape = scaled[0] * target[1] == scaled[1] * target[0]
+    shapes = {
+        shape for shape, fits in (((side, side), True), (scaled, same_shape)) if fits and math.prod(shape) == count
+    }
+    if len(shapes) != 1:
+        raise ValueError(
+            f"{count} position embeddings: images of which shape were they trained on? Say so: "
+            "pretrained_cfg_overlay=dict(input_size=(3, H, W))"
+        )
+    return shapes.pop()
 
 
 def _cfg(hub_id: str, filename: str, **kwargs: Any) -> dict[str, Any]:
@@ -445,7 +483,7 @@ def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **read_files_safely(kwargs),
+        **through_our_reader(kwargs),
     )
 
 

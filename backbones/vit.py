@@ -20,6 +20,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
+from .checkpoints import WeightFile, load_weights, through_our_reader
+
 __all__ = ["CausalVisionTransformer"]
 
 
@@ -59,6 +61,11 @@ class CausalVisionTransformer(VisionTransformer):
         for block in self.blocks:
             block.attn.num_prefix_tokens = self.num_prefix_tokens
 
+    @torch.jit.ignore
+    def load_pretrained(self, checkpoint_path: str | WeightFile) -> None:
+        """Loads a file of an ordinary ViT or DeiT, or one of ours (`checkpoints.load_weights`)."""
+        load_weights(self, checkpoint_path, checkpoint_filter_fn)
+
 
 def _cfg() -> dict[str, Any]:
     return {
@@ -93,7 +100,7 @@ def _create_vit(size: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{"patch_size": 16, **_SIZES[size], **kwargs},
+        **{"patch_size": 16, **_SIZES[size], **through_our_reader(kwargs)},
     )
 
 

@@ -28,7 +28,7 @@ from timm.layers import (
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from ._checkpoint import load_official, read_files_safely, unwrap
+from .checkpoints import WeightFile, load_weights, through_our_reader, unwrap
 from .layers import ConvDownsample, ConvStem, HierarchicalBackbone, SelectiveSSM, Stage, StateLayerNorm
 from .ops.cross_scan import VMAMBA_ROUTES
 
@@ -141,9 +141,9 @@ class VMamba(HierarchicalBackbone):
                 nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
-    def load_pretrained(self, checkpoint_path: str) -> None:
-        """Loads an official file, strictly and without executing anything in it (`_checkpoint.load_official`)."""
-        load_official(self, checkpoint_path, checkpoint_filter_fn)
+    def load_pretrained(self, checkpoint_path: str | WeightFile) -> None:
+        """Loads an official file or one of ours, executing nothing in it (`checkpoints.load_weights`)."""
+        load_weights(self, checkpoint_path, checkpoint_filter_fn)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -172,16 +172,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VMamba) -> dict[str,
     """Turns the official checkpoints into our layout; ours passes unchanged.
 
     Args:
-        state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`), and the ``backbone.`` prefix of
-            detection and segmentation checkpoints is taken off.
+        state_dict: the file's content; wrappers are opened (`checkpoints.unwrap`).
         model: the network to load into (unused; timm's signature).
 
     Raises:
         ValueError: the keys are not those of a VMamba checkpoint.
     """
     state_dict = unwrap(state_dict)
-    if any(key.startswith("backbone.") for key in state_dict):
-        state_dict = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
     if "stem.conv1.weight" in state_dict and any(".op.ssm." in key for key in state_dict):
         return state_dict
     if "patch_embed.0.weight" not in state_dict or not any(".op." in key for key in state_dict):
@@ -255,7 +252,7 @@ def _create_vmamba(variant: str, pretrained: bool, width: int, **kwargs: Any) ->
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{"dims": (width, 2 * width, 4 * width, 8 * width), **read_files_safely(kwargs)},
+        **{"dims": (width, 2 * width, 4 * width, 8 * width), **through_our_reader(kwargs)},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -18,52 +17,13 @@ from timm.models import group_parameters
 from torch import nn
 
 from .. import backbones  # noqa: F401  (registers our models with timm)
-from ..backbones._checkpoint import unwrap
+from ..backbones.checkpoints import bare_names, top_names, unwrap
+from ..backbones.layers.any_size import create_dense_network, create_network
 from .engine.checkpoints import read_checkpoint
 
 __all__ = ["SimplePyramid", "TimmBackbone", "create_dense_network", "create_network", "load_backbone"]
 
 STRIDES = (4, 8, 16, 32)  # what necks and heads for dense tasks expect
-# What makes a timm constructor accept images of any size, tried in this order.
-ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-
-
-def create_network(name: str, **kwargs: Any) -> nn.Module:
-    """``timm.create_model`` whose errors name what was wrong and what would be right.
-
-    Args:
-        name: any model registered with timm, with or without ``.tag`` of its weights.
-        **kwargs: of the model; ``pretrained=True`` loads published weights.
-
-    Raises:
-        ValueError: no model of that name, or it does not take one of ``kwargs``.
-    """
-    if not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`mixerzoo list '*'` shows all."
-        raise ValueError(f"no model is called {name!r}; {hint}")
-    try:
-        return timm.create_model(name, **kwargs)
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be built with {', '.join(kwargs) or 'no arguments'}: {error}") from error
-
-
-def create_dense_network(name: str, **kwargs: Any) -> nn.Module:
-    """`create_network` without a classifier, for images of any size.
-
-    Raises:
-        ValueError: as `create_network`, or the model gives no intermediate maps.
-    """
-    for option in ANY_SIZE:
-        try:
-            net = create_network(name, num_classes=0, **option, **kwargs)
-            break
-        except ValueError as error:
-            if not option or f"'{next(iter(option))}'" not in str(error):
-                raise
-    if not hasattr(net, "forward_intermediates") or not hasattr(net, "prune_intermediate_layers"):
-        raise ValueError(f"{name} has no forward_intermediates; only models that have it can be backbones")
-    return net
 
 
 class SimplePyramid(nn.ModuleList):
@@ -111,6 +71,7 @@ class TimmBackbone(BaseModule):
         grad_checkpointing: recompute blocks in the backward pass instead of storing their activations.
         pretrained: published weights, loaded by timm.
         checkpoint: file to load instead (`load_backbone`).
+        ema: load the averaged weights of ``checkpoint``.
         init_cfg: mmengine's ``dict(type='Pretrained', checkpoint=FILE)``: like ``checkpoint`` (with ``'timm'`` for FILE
             like ``pretrained``), but loaded when training starts, so that testing does not need the weights.
         **kwargs: of the model, e.g. ``drop_path_rate``.
@@ -130,6 +91,7 @@ class TimmBackbone(BaseModule):
         grad_checkpointing: bool = False,
         pretrained: bool = False,
         checkpoint: str | Path | None = None,
+        ema: bool = False,
         init_cfg: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -158,7 +120,7 @@ class TimmBackbone(BaseModule):
         self.net.set_grad_checkpointing(grad_checkpointing)
         self._frozen = _freeze(self.net, frozen_stages, coarse=not isotropic)
         if checkpoint is not None:
-            load_backbone(self, checkpoint)
+            load_backbone(self, checkpoint, ema)
 
     def init_weights(self) -> None:
         """Loads what ``init_cfg`` says. Else nothing: timm has initialised the network; mmengine would do it again."""
@@ -213,7 +175,7 @@ def _freeze(net: nn.Module, stages: int, coarse: bool) -> list[nn.Module]:
 _OUTPUT_NORM = re.compile(r"(?:outnorm|norm|norms\.)(\d)\.(weight|bias)")
 
 
-def load_backbone(backbone: TimmBackbone, path: str | Path) -> None:
+def load_backbone(backbone: TimmBackbone, path: str | Path, ema: bool = False) -> None:
     """Loads the backbone's part of a checkpoint, strictly and without executing anything in it.
 
     Takes what the model's family releases for classification (through its ``checkpoint_filter_fn``), and detectors'
@@ -223,19 +185,24 @@ def load_backbone(backbone: TimmBackbone, path: str | Path) -> None:
     Args:
         backbone: to load into.
         path: the file.
+        ema: load its averaged weights.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it cannot be read safely, lacks weights, or has ones that are not the network's.
     """
-    state = unwrap(read_checkpoint(path))
+    content = read_checkpoint(path)
+    try:
+        state = unwrap(content, ema, own=("backbone", "net"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     whole = any(key.startswith("backbone.") for key in state)
     if whole:
-        state = {key.removeprefix("backbone."): x for key, x in state.items() if key.startswith("backbone.")}
+        state = bare_names(state, own=("net",))
     own = {key: x for key, x in state.items() if key.startswith(("norms.", "pyramid."))}
     for key in [key for key in state if whole and _OUTPUT_NORM.fullmatch(key)]:
         own["norms.{}.{}".format(*_OUTPUT_NORM.fullmatch(key).groups())] = state.pop(key)
-    state = {key.removeprefix("net."): x for key, x in state.items() if key not in own}
+    state = bare_names({key: x for key, x in state.items() if key not in own}, top_names(backbone.net))
     try:
         state = _family_filter(backbone.net)(state, backbone.net)
     except ValueError as error:

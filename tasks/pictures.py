@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..backbones._files import write_atomically
+from ..backbones.checkpoints import write_atomically
 
 __all__ = [
     "EXTENSIONS",

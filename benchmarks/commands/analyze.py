@@ -54,7 +54,7 @@ def command(
     """
     if sizes and task:
         raise click.UsageError("--input and --task both name image sizes: give one of them")
-    from ...backbones._files import write_atomically
+    from ...backbones.checkpoints import write_atomically
     from ..counting.criterion import Analyzer
     from ..report.costs import for_console, render
     from ..report.tables import print_tables

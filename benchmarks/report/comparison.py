@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones._files import write_atomically
+from ...backbones.checkpoints import write_atomically
 from ..counting.record import AnalysisRecord, from_json, to_dict
 from ..timing.case import Row
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from ...backbones._files import write_atomically
+from ...backbones.checkpoints import write_atomically
 from .comparison import Records
 from .costs import stage_table
 from .findings import findings, presets_of, uncounted_table, verdict_table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...backbones._files import write_atomically
+from ...backbones.checkpoints import write_atomically
 from ..counting.criterion import Analyzer
 from ..counting.record import kind_of
 from ..timing.case import Case, Row

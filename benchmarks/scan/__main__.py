@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ...backbones._files import write_atomically
+from ...backbones.checkpoints import write_atomically
 from ..timing.turns import (
     FAST_S,
     FEW_ROUNDS,

@@ -12,6 +12,6 @@ import click
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 def command(file: Path, out: Path) -> None:
     """Reads the tensors of FILE, whatever else it pickles, and writes the model's weights to OUT.safetensors."""
-    from ...backbones import _checkpoint
+    from ...backbones import checkpoints
 
-    click.echo(f"{out}: {_checkpoint.convert(file, out)} tensors")
+    click.echo(f"{out}: {checkpoints.convert(file, out)} tensors")

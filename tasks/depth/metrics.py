@@ -9,7 +9,7 @@ MiDaS, arXiv 1907.01341, section 5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -206,48 +206,33 @@ def _kb_crop(
     return whole, depth, valid
 
 
-class DepthMetrics:
-    """Mean over images of each image's metrics; images without a valid pixel are left out, and counted.
-
-    Args:
-        protocol: a name of `PROTOCOLS`, or one of your own.
+def as_protocol(protocol: str | Protocol) -> Protocol:
+    """A protocol by a name of `PROTOCOLS`, or one as it is.
 
     Raises:
         ValueError: unknown name.
     """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    return PROTOCOLS[protocol]
 
-    def __init__(self, protocol: str | Protocol) -> None:
-        if isinstance(protocol, str):
-            if protocol not in PROTOCOLS:
-                raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-            protocol = PROTOCOLS[protocol]
-        self.protocol = protocol
-        self.reset()
 
-    def reset(self) -> None:
-        """Forgets every image."""
-        self.images: list[dict[str, float]] = []
-        self.empty = 0
+def mean_metrics(images: Sequence[Mapping[str, float] | None], protocol: Protocol) -> dict[str, float]:
+    """Mean over images of what `image_metrics` gave for each; images without a valid pixel are left out, and counted.
 
-    def update(self, predictions: torch.Tensor, depths: torch.Tensor | Sequence[torch.Tensor]) -> None:
-        """Adds a batch: predictions (B, h, w) and ground truth (B, H, W), or lists of maps of different sizes."""
-        for prediction, depth in zip(predictions, depths, strict=True):
-            values = image_metrics(prediction, depth, self.protocol)
-            if values is None:
-                self.empty += 1
-            else:
-                self.images.append(values)
+    Returns:
+        Means, with ``images`` (how many count) and ``empty`` (how many had no valid pixel).
 
-    def compute(self) -> dict[str, float]:
-        """Means, with ``images`` (how many count) and ``empty`` (how many had no valid pixel).
-
-        Raises:
-            ValueError: no image counts.
-        """
-        if not self.images:
-            raise ValueError(f"{self.protocol}: none of {self.empty} images has a valid pixel")
-        means = {name: sum(image[name] for image in self.images) / len(self.images) for name in METRICS}
-        return {**means, "images": len(self.images), "empty": self.empty}
+    Raises:
+        ValueError: no image counts.
+    """
+    valid = [values for values in images if values is not None]
+    if not valid:
+        raise ValueError(f"{protocol}: none of {len(images)} images has a valid pixel")
+    means = {name: sum(values[name] for values in valid) / len(valid) for name in METRICS}
+    return {**means, "images": len(valid), "empty": len(images) - len(valid)}
 
 
 def flip_average(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

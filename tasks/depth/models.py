@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +13,11 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
-from . import backbones
-from ._convert import load_depth_checkpoint
-from .dpt import DPT, Bounded, DepthHead, Inverted, Relative, SegmentationHead
+from ...backbones.checkpoints import load_state, read_checkpoint, top_names, unwrap
+from ...backbones.dpt import DPT, PRESETS, checkpoint_filter_fn, on_backbone
 from .transforms import DEPTH_ANYTHING, DPT_384, DPT_480, DPT_KITTI, DPT_NYU, GENERIC, Convention
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A published model.
-
-    Attributes:
-        backbone: makes the four feature maps.
-        channels: of the reassembled maps.
-        output: makes what turns the head's number into depth; ``None`` for the segmentation models.
-        convention: how its images are resized and normalised.
-        features: channels of the fused maps.
-    """
-
-    backbone: Callable[[], nn.Module]
-    channels: Sequence[int]
-    output: Callable[[], nn.Module] | None
-    convention: Convention
-    features: int = 256
-
-
-_BASE, _LARGE, _HYBRID = (96, 192, 384, 768), (256, 512, 1024, 1024), (256, 512, 768, 768)
-
-PRESETS = {
-    "dpt_base_384": Preset(backbones.dpt_base, _BASE, Relative, DPT_384),
-    "dpt_large_384": Preset(backbones.dpt_large, _LARGE, Relative, DPT_384),
-    "dpt_hybrid_384": Preset(backbones.dpt_hybrid, _HYBRID, Relative, DPT_384),
-    # The constants that the authors fitted, averaged over the training set of each.
-    "dpt_hybrid_384_nyu": Preset(backbones.dpt_hybrid, _HYBRID, partial(Inverted, 0.000305, 0.1378), DPT_NYU),
-    "dpt_hybrid_384_kitti": Preset(backbones.dpt_hybrid, _HYBRID, partial(Inverted, 0.00006016, 0.00579), DPT_KITTI),
-    "dpt_large_384_ade20k": Preset(backbones.dpt_large, _LARGE, None, DPT_480),
-    "dpt_hybrid_384_ade20k": Preset(backbones.dpt_hybrid, _HYBRID, None, DPT_480),
-}
-
-_DEPTH_ANYTHING = {  # arguments of DINOv2, its taps, channels of the reassembled and of the fused maps
-    "small": ({"embed_dim": 384, "depth": 12, "num_heads": 6}, (2, 5, 8, 11), (48, 96, 192, 384), 64),
-    "base": (backbones.VIT_BASE, (2, 5, 8, 11), _BASE, 128),
-    "large": (backbones.VIT_LARGE, (4, 11, 17, 23), _LARGE, 256),
-}
-_DEPTH_ANYTHING_OUTPUTS = {"": Relative, "_hypersim": partial(Bounded, 20.0), "_vkitti": partial(Bounded, 80.0)}
-
-for _size, (_vit, _blocks, _channels, _features) in _DEPTH_ANYTHING.items():
-    for _suffix, _output in _DEPTH_ANYTHING_OUTPUTS.items():
-        _backbone = partial(backbones.dinov2, _blocks, **_vit)
-        _preset = Preset(_backbone, _channels, _output, DEPTH_ANYTHING, _features)
-        PRESETS[f"depth_anything_v2_{_size}{_suffix}"] = _preset
+CONVENTIONS = {"nyu": DPT_NYU, "kitti": DPT_KITTI, "ade20k": DPT_480, "384": DPT_384}  # by the name's last word
 
 
 def list_depth_models() -> list[str]:
@@ -73,16 +26,16 @@ def list_depth_models() -> list[str]:
 
 
 def create_depth_model(name: str, checkpoint: str | Path | dict[str, Any] | None = None, **kwargs: Any) -> DPT:
-    """Builds a depth model.
+    """Builds a depth model of `mixerzoo.backbones.dpt`, and says how its images are made.
 
     Args:
         name: a published model (`list_depth_models`): ``dpt_{base,large,hybrid}_384`` give inverse depth up to scale
             and shift, ``dpt_hybrid_384_{nyu,kitti}`` metres, ``dpt_{large,hybrid}_384_ade20k`` scores of 150 classes,
             ``depth_anything_v2_{small,base,large}`` inverse depth, with ``_hypersim`` or ``_vkitti`` metres. Or any
-            backbone of the zoo or of timm, which gets a new DPT head (see `on_backbone`, which takes ``kwargs``).
+            backbone of the zoo or of timm, which gets a new DPT head.
         checkpoint: file of weights, or its content, in the official layout, Hugging Face's, or the one
-            this model saves; see `load_depth_checkpoint`.
-        kwargs: only for a backbone.
+            this model saves.
+        kwargs: of ``timm.create_model``, or of `mixerzoo.backbones.dpt.on_backbone`.
 
     Returns:
         The model, in training mode as constructors leave it; ``model.unit`` says what it predicts and
@@ -91,17 +44,19 @@ def create_depth_model(name: str, checkpoint: str | Path | dict[str, Any] | None
 
     Raises:
         ValueError: unknown name, or a checkpoint that is not one.
+        TypeError: an argument that a published model does not take.
         RuntimeError: keys of the checkpoint are missing, unexpected or misshapen.
         OSError: the checkpoint cannot be read.
     """
     if name in PRESETS:
-        if kwargs:
-            raise ValueError(f"{name}: a published model takes no further arguments, got {', '.join(sorted(kwargs))}")
         # With weights at hand a random initialisation would be thrown away: half the time of loading.
         with torch.device("meta") if checkpoint is not None else nullcontext():
-            model = _published(PRESETS[name])
+            model = timm.create_model(name, **kwargs)
+        anything = name.startswith("depth_anything")
+        model.convention = DEPTH_ANYTHING if anything else CONVENTIONS[name.rpartition("_")[2]]
     elif timm.is_model(name.partition(".")[0]):
         model = on_backbone(name, **kwargs)
+        model.convention = _convention_of(model.backbone)
     else:
         near = difflib.get_close_matches(name, [*PRESETS, *timm.list_models()], n=3, cutoff=0.5)
         raise ValueError(f"unknown depth model {name!r}; did you mean {' or '.join(near) or 'dpt_hybrid_384'}?")
@@ -110,35 +65,23 @@ def create_depth_model(name: str, checkpoint: str | Path | dict[str, Any] | None
     return model
 
 
-def on_backbone(
-    name: str,
-    *,
-    max_depth: float | None = None,
-    features: int = 256,
-    channels: Sequence[int] | None = None,
-    readout: str = "project",
-    **kwargs: Any,
-) -> DPT:
-    """A new DPT head on a backbone of the zoo or of timm.
+def load_depth_checkpoint(model: nn.Module, checkpoint: str | Path | dict[str, Any]) -> None:
+    """Loads a checkpoint strictly, executing nothing in it.
 
     Args:
-        name: of the backbone. Where all blocks work at one scale, four of them are reassembled; otherwise the stages
-            at strides 4, 8, 16 and 32 are fused as they are.
-        max_depth: metres; the output is then ``max_depth · sigmoid``, otherwise inverse depth up to scale and shift.
-        features: channels of the fused maps.
-        channels: of the reassembled maps; default: D/8, D/4, D/2, D, DPT-Base's ratios.
-        readout: ``project``, ``add`` or ``ignore``, for a backbone with a class token.
-        kwargs: of ``timm.create_model`` (``pretrained``, ``drop_path_rate``, ...).
+        model: a `DPT`; one on the meta device takes the checkpoint's tensors as its own, in float32.
+        checkpoint: a file, or the content of one (`mixerzoo.backbones.dpt.checkpoint_filter_fn`).
 
     Raises:
-        ValueError: the backbone does not hand out four maps.
+        ValueError: not a DPT checkpoint, or not readable safely.
+        RuntimeError: keys are missing, unexpected or misshapen; the message names them.
+        OSError: the file cannot be read.
     """
-    taps = backbones.timm_taps(name, **kwargs)
-    dim = taps.taps[-1].dim
-    head = DepthHead(features, Relative() if max_depth is None else Bounded(max_depth))
-    model = DPT(taps, channels or (dim // 8, dim // 4, dim // 2, dim), head, features, readout)
-    model.convention = _convention_of(taps)
-    return model
+    given = isinstance(checkpoint, dict)
+    content = checkpoint if given else read_checkpoint(checkpoint)
+    state = checkpoint_filter_fn(unwrap(content, own=top_names(model)), model)
+    assign = next(model.parameters()).is_meta
+    load_state(model, state, "checkpoint" if given else checkpoint, assign=assign)
 
 
 def _convention_of(taps: nn.Module) -> Convention:
@@ -146,13 +89,3 @@ def _convention_of(taps: nn.Module) -> Convention:
     data = resolve_data_config(model=taps.model)
     multiple = GENERIC.multiple if GENERIC.multiple % taps.multiple == 0 else taps.multiple
     return replace(GENERIC, mean=tuple(data["mean"]), std=tuple(data["std"]), multiple=multiple)
-
-
-def _published(preset: Preset) -> DPT:
-    if preset.output is None:
-        head = SegmentationHead(preset.features, num_classes=150)
-    else:
-        head = DepthHead(preset.features, preset.output())
-    model = DPT(preset.backbone(), preset.channels, head, preset.features, batch_norm=preset.output is None)
-    model.convention = preset.convention
-    return model

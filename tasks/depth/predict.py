@@ -13,11 +13,11 @@ from mmengine.config import Config
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from ...backbones.dpt import DPT
 from ..engine.checkpoints import write_atomically
 from ..pictures import shots, unused_name
-from .dpt import DPT
 from .images import UNITS, read_image, write_depth_png, write_picture, write_point_cloud
-from .metrics import DepthMetrics, Protocol, flip_average
+from .metrics import Protocol, as_protocol, flip_average, image_metrics, mean_metrics
 from .model import DepthModel
 from .transforms import KBCrop, Sample
 
@@ -167,20 +167,20 @@ def evaluate(model: DPT, data: Iterable[Sample], protocol: str | Protocol, flip:
         flip: see `predict_depth`; a table has to say so.
 
     Returns:
-        As `DepthMetrics.compute`.
+        As `mean_metrics`.
 
     Raises:
         ValueError: unknown protocol, one that the model's unit does not fit, or no image with depth.
     """
-    metrics = DepthMetrics(protocol)
-    wanted = "metre" if metrics.protocol.alignment == "none" else "relative"
+    protocol = as_protocol(protocol)
+    wanted = "metre" if protocol.alignment == "none" else "relative"
     if model.unit != wanted:
         raise ValueError(
-            f"{metrics.protocol}: made for predictions of the unit {wanted}, this model's is {model.unit}; relative "
+            f"{protocol}: made for predictions of the unit {wanted}, this model's is {model.unit}; relative "
             "predictions need one that fits scale and shift (zero_shot_...), metres one that does not"
         )
-    crop = KBCrop(depth=False)
+    crop, values = KBCrop(depth=False), []
     for sample in data:
-        seen = sample if metrics.protocol.kb_crop == "none" else crop(sample)
-        metrics.update([predict_depth(model, seen["image"], flip)], [sample["depth"]])
-    return metrics.compute()
+        seen = sample if protocol.kb_crop == "none" else crop(sample)
+        values.append(image_metrics(predict_depth(model, seen["image"], flip), sample["depth"], protocol))
+    return mean_metrics(values, protocol)

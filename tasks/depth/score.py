@@ -14,7 +14,7 @@ from mmengine.registry import METRICS
 
 from ..engine.checkpoints import write_atomically
 from .metrics import METRICS as NAMES
-from .metrics import DepthMetrics, Protocol, image_metrics
+from .metrics import Protocol, as_protocol, image_metrics, mean_metrics
 
 __all__ = ["DepthScore"]
 
@@ -23,7 +23,7 @@ Result = tuple[str, dict[str, float] | None]
 
 @METRICS.register_module()
 class DepthScore(BaseMetric):
-    """`DepthMetrics` under a protocol: ``depth/abs_rel``, ``depth/delta1``, ``depth/rmse``, ``depth/silog`` …
+    """`mean_metrics` under a protocol: ``depth/abs_rel``, ``depth/delta1``, ``depth/rmse``, ``depth/silog`` …
 
     With several processes each image counts once, whichever of them saw it.
 
@@ -39,7 +39,7 @@ class DepthScore(BaseMetric):
     def __init__(self, protocol: str | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         try:
-            self.metrics = DepthMetrics(protocol if isinstance(protocol, str) else Protocol(**protocol))
+            self.protocol = as_protocol(protocol if isinstance(protocol, str) else Protocol(**protocol))
         except TypeError as error:
             raise ValueError(f"protocol: {error}") from None
 
@@ -51,13 +51,11 @@ class DepthScore(BaseMetric):
             data_samples: predictions, B of (H, W), or of (352, 1216) under a protocol with a KB crop.
         """
         for name, depth, prediction in zip(data_batch["name"], data_batch["depth"], data_samples, strict=True):
-            self.results.append((name, image_metrics(prediction.cpu(), depth.cpu(), self.metrics.protocol)))
+            self.results.append((name, image_metrics(prediction.cpu(), depth.cpu(), self.protocol)))
 
     def compute_metrics(self, results: Sequence[Result]) -> dict[str, float]:
         self.images = list(results)
-        self.metrics.images = [values for _, values in results if values is not None]
-        self.metrics.empty = len(results) - len(self.metrics.images)
-        return self.metrics.compute()
+        return mean_metrics([values for _, values in results], self.protocol)
 
     def save(self, folder: Path) -> None:
         """Writes ``per_image.csv`` of the last evaluation into ``folder``: a line per picture, empty if it has no valid

@@ -6,7 +6,6 @@ that executes what is pickled. Here a checkpoint holds tensors, numbers and stri
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +21,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ...backbones import _checkpoint
-from ...backbones._files import write_atomically
+from ...backbones import checkpoints
+from ...backbones.checkpoints import write_atomically
 
 __all__ = ["newest_checkpoint", "read_checkpoint", "use_safe_loader", "write_atomically"]
 
@@ -85,10 +84,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint without executing anything in it.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU without executing anything in it (`mixerzoo.backbones.checkpoints`).
 
-    What mixerzoo wrote comes whole; of other files (timm's, mmengine's own, official ones) only the tensors.
+    What mixerzoo wrote comes whole; of other files (timm's, mmengine's own, official ones) what is tensors, numbers and
+    texts.
 
     Raises:
         FileNotFoundError: no such file.
@@ -97,24 +97,15 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; expected a file that `mixerzoo train` wrote")
-    content: dict[str, Any] | None = None
-    if path.suffix != ".safetensors":
-        try:
-            content = torch.load(path, map_location=map_location, weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError):
-            content = None  # the reader below takes more layouts, and says what is wrong
-        except OSError as error:  # also what PyTorch raises for some damaged archives
-            raise ValueError(f"{path}: cannot be read as a checkpoint: {error}") from error
-    if not isinstance(content, dict):
-        content = _checkpoint.read_checkpoint(path)
+    content = checkpoints.read_checkpoint(path)
     if isinstance(content.get("meta"), dict):
         content["meta"].pop("config", None)  # old mmengine's: its resume executes this text as Python
     return content
 
 
-def load_from_file(filename: str, map_location: Any = "cpu", **unused: Any) -> Mapping[str, Any]:
-    """A fresh state dict for mmengine: it changes what it gets."""
-    content = read_checkpoint(filename, map_location)
+def load_from_file(filename: str, map_location: Any = None, **unused: Any) -> Mapping[str, Any]:
+    """A fresh state dict for mmengine, which changes what it gets, and moves it to where its parameters are."""
+    content = read_checkpoint(filename)
     if "state_dict" in content:
         return content
     return {"state_dict": content.get("model", content)}

@@ -108,8 +108,8 @@ def param_groups(
 
 
 def _timm_networks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that are timm models."""
-    if hasattr(module, "group_matcher"):
+    """The outermost modules that are timm models; of a dense network those inside, its head is new."""
+    if hasattr(module, "group_matcher") and not getattr(module, "holds_networks", False):
         yield module
     else:
         for child in module.children():

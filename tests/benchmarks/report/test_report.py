@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixerzoo.backbones._files import write_atomically
+from mixerzoo.backbones.checkpoints import write_atomically
 from mixerzoo.benchmarks.counting.counter import count_flops
 from mixerzoo.benchmarks.counting.criterion import TASKS
 from mixerzoo.benchmarks.report import charts, findings, sections, tables, timings

@@ -8,11 +8,12 @@ import torch
 from mixerzoo.tasks.depth.metrics import (
     METRICS,
     PROTOCOLS,
-    DepthMetrics,
     Protocol,
+    as_protocol,
     crop_mask,
     flip_average,
     image_metrics,
+    mean_metrics,
     with_cap,
 )
 from scipy import optimize, stats
@@ -184,19 +185,17 @@ def test_alignment_of_a_constant_and_of_one_pixel():
 
 
 def test_means_are_over_images_not_pixels():
-    metrics = DepthMetrics("plain")
+    plain = PROTOCOLS["plain"]
     sparse, dense, empty = torch.zeros(3, 4, 4).unbind()
     sparse = sparse.clone()
     sparse[0, 0] = 1.0
     dense = dense + 1
-    metrics.update([torch.full((4, 4), 2.0), dense, dense], [sparse, dense, empty])
-    values = metrics.compute()
+    pairs = [(torch.full((4, 4), 2.0), sparse), (dense, dense), (dense, empty)]
+    values = mean_metrics([image_metrics(*pair, plain) for pair in pairs], plain)
     assert values["abs_rel"] == pytest.approx(0.5)  # 1 and 0, though one has 16 pixels
     assert (values["images"], values["empty"]) == (2, 1)
-    metrics.reset()
-    metrics.update(dense[None], empty[None])
     with pytest.raises(ValueError, match="none of 1 images has a valid pixel"):
-        metrics.compute()
+        mean_metrics([image_metrics(dense, empty, plain)], plain)
 
 
 def test_protocols_say_what_they_are():
@@ -204,7 +203,7 @@ def test_protocols_say_what_they_are():
     assert "fitted per image in inverse depth" in str(PROTOCOLS["zero_shot_nyu"])
     assert with_cap(PROTOCOLS["kitti_bts"], 50.0).max_depth == 50
     with pytest.raises(ValueError, match="protocol: expected one of nyu, kitti_bts"):
-        DepthMetrics("kitti")
+        as_protocol("kitti")
     with pytest.raises(ValueError, match="alignment: expected one of none, inverse, got 'median'"):
         Protocol("mine", alignment="median")
     with pytest.raises(ValueError, match="min_depth < max_depth"):

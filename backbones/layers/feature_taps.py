@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +16,8 @@ from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..backbone import create_dense_network
-from .dpt import Tap, TapSpec
+from .any_size import create_dense_network
+from .dense_prediction import Tap, TapSpec
 
 PositionResize = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
 
@@ -36,6 +37,49 @@ def resize_dinov2(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
         return positions
     factors = tuple((new + 0.1) / old for new, old in zip(grid, trained, strict=True))
     return F.interpolate(positions, scale_factor=factors, mode="bicubic", antialias=False)
+
+
+def below(name: str, matcher: dict[str, Any]) -> dict[str, Any]:
+    """A ``group_matcher`` of timm's for a network that is the child ``name`` of another; all but the stem as a list."""
+
+    def within(pattern: str) -> str:
+        unanchored = re.sub(r"(^|[|(])\^", r"\1", pattern)
+        return rf"^{name}\.(?:{unanchored})"
+
+    stem, blocks = matcher["stem"], matcher["blocks"]
+    stems = [stem] if isinstance(stem, str) else [pattern for pattern, _ in stem]
+    listed = [(blocks, None)] if isinstance(blocks, str) else blocks
+    return {
+        "stem": "|".join(map(within, stems)),
+        "blocks": [(within(pattern), order) for pattern, order in listed],
+    }
+
+
+class Taps(nn.Module):
+    """What all have in common: one network inside, under the name ``inner``, that knows its parameters."""
+
+    inner: str
+    holds_networks = True
+
+    @property
+    def network(self) -> nn.Module:
+        return getattr(self, self.inner)
+
+    def no_weight_decay(self) -> set[str]:
+        """See timm's method of this name."""
+        own = self.network.no_weight_decay() if hasattr(self.network, "no_weight_decay") else set()
+        return {f"{self.inner}.{name}" for name in own}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """See timm's method of this name; the stem and the blocks of the network inside."""
+        return below(self.inner, self.network.group_matcher(coarse))
+
+    def drop(self, level: int) -> None:
+        """Forgets what only a level does that nobody fuses; its map is still handed out, for its size."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See timm's method of this name."""
+        self.network.set_grad_checkpointing(enable)
 
 
 class PublishedViT(VisionTransformer):
@@ -74,7 +118,7 @@ class StdConv2dSame(nn.Conv2d):
         return F.conv2d(x, centred / (std + 1e-5), self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-class ViTTaps(nn.Module):
+class ViTTaps(Taps):
     """The outputs of four blocks of a ViT as published.
 
     Args:
@@ -85,6 +129,8 @@ class ViTTaps(nn.Module):
         kwargs: of timm's ``VisionTransformer``.
     """
 
+    inner = "vit"
+
     def __init__(
         self, blocks: Sequence[int], norm: bool, class_token: bool, resize_positions: PositionResize, **kwargs: Any
     ) -> None:
@@ -92,6 +138,7 @@ class ViTTaps(nn.Module):
         self.vit = PublishedViT(resize_positions, final_norm=norm, **kwargs)
         self.blocks, self.norm, self.class_token = list(blocks), norm, class_token
         self.multiple = self.vit.patch_embed.patch_size[0]
+        self.in_chans = self.vit.in_chans
         self.taps = [TapSpec(self.vit.embed_dim, class_token=class_token)] * len(blocks)
 
     def forward(self, images: torch.Tensor) -> list[Tap]:
@@ -101,7 +148,7 @@ class ViTTaps(nn.Module):
         return [(x, class_token if self.class_token else None) for x, class_token in taps]
 
 
-class HybridTaps(nn.Module):
+class HybridTaps(Taps):
     """DPT-Hybrid's: two stages of a ResNet-50 and two blocks of the ViT-B that reads its third.
 
     The ViT is one of patch size 1 on the ResNet's 1024 channels at stride 16, which is what timm's hybrid computes.
@@ -113,6 +160,7 @@ class HybridTaps(nn.Module):
         kwargs: of timm's ``VisionTransformer``; ``img_size`` in pixels.
     """
 
+    inner = "vit"
     multiple = 16
 
     def __init__(
@@ -121,12 +169,15 @@ class HybridTaps(nn.Module):
         widths: Sequence[int] = (256, 512, 1024),
         blocks: Sequence[int] = (8, 11),
         img_size: int = 384,
+        in_chans: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        self.in_chans = in_chans
         self.resnet = ResNetV2(
             layers,
             tuple(widths),
+            in_chans=in_chans,
             num_classes=0,
             global_pool="",
             preact=False,
@@ -145,6 +196,16 @@ class HybridTaps(nn.Module):
             TapSpec(dim, class_token=True),
         ]
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The ViT's groups, the ResNet one with its stem."""
+        groups = super().group_matcher(coarse)
+        return {**groups, "stem": rf"{groups['stem']}|^resnet\."}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Of both networks."""
+        super().set_grad_checkpointing(enable)
+        self.resnet.set_grad_checkpointing(enable)
+
     def forward(self, images: torch.Tensor) -> list[Tap]:
         fine, middle, x = self.resnet.forward_intermediates(images, [1, 2, 3], intermediates_only=True)
         deep = self.vit.forward_intermediates(
@@ -153,12 +214,14 @@ class HybridTaps(nn.Module):
         return [(fine, None), (middle, None), *deep]
 
 
-class IsotropicTaps(nn.Module):
+class IsotropicTaps(Taps):
     """Four evenly spaced blocks of any model whose tokens keep one scale: ViT, Vim, causal ViT, ...
 
     Args:
         model: built without a classifier; what follows the last tap is cut off.
     """
+
+    inner = "model"
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -168,6 +231,7 @@ class IsotropicTaps(nn.Module):
         self.blocks = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
         model.prune_intermediate_layers(self.blocks, prune_norm=True, prune_head=True)
         self.model = model
+        self.in_chans = getattr(model, "in_chans", 3)
         has_class_token = getattr(model, "cls_token", None) is not None
         asks = inspect.signature(model.forward_intermediates).parameters
         self.class_token = has_class_token and "return_prefix_tokens" in asks
@@ -187,7 +251,7 @@ class IsotropicTaps(nn.Module):
         )
 
 
-class PyramidTaps(nn.Module):
+class PyramidTaps(Taps):
     """The stages at strides 4, 8, 16 and 32 of any hierarchical model: MambaOut, VMamba, Swin, ConvNeXt, ...
 
     Each passes through a LayerNorm of its own, as the dense recipes of all four families have it.
@@ -200,6 +264,7 @@ class PyramidTaps(nn.Module):
     """
 
     STRIDES = (4, 8, 16, 32)
+    inner = "model"
     multiple = 32
 
     def __init__(self, model: nn.Module) -> None:
@@ -211,8 +276,17 @@ class PyramidTaps(nn.Module):
         dims = [model.feature_info[stage]["num_chs"] for stage in self.stages]
         model.prune_intermediate_layers(self.stages, prune_norm=True, prune_head=True)
         self.model = model
+        self.in_chans = getattr(model, "in_chans", 3)
         self.norms = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
         self.taps = [TapSpec(dim, tokens=False) for dim in dims]
+
+    def drop(self, level: int) -> None:
+        self.norms[level] = nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The model's groups, the norms behind them."""
+        groups = super().group_matcher(coarse)
+        return {**groups, "blocks": [*groups["blocks"], (r"^norms\.", (99999,))]}
 
     def forward(self, images: torch.Tensor) -> list[Tap]:
         maps = self.model.forward_intermediates(images, self.stages, output_fmt="NCHW", intermediates_only=True)

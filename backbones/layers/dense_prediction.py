@@ -1,15 +1,9 @@
-"""Dense Prediction Transformer: feature maps of four depths, brought to four scales and fused to one map.
+"""The parts of the Dense Prediction Transformer (`dpt`): read-out, reassembly, fusion, and the heads.
 
-Paper: "Vision Transformers for Dense Prediction", arXiv 2103.13413. Official code: isl-org/DPT (MIT). Three steps
-(section 3): *reassemble* turns tokens into maps at strides 4, 8, 16 and 32, *fusion* adds them up from coarse to fine
-(RefineNet, arXiv 1611.06612), a *head* makes depth or class scores of the finest. The head of Depth Anything V2
-(arXiv 2406.09414) is the same with other constants.
-
-Where we differ in how, not in what, it is computed:
+Where they differ in how, not in what, is computed from the official code:
 
 - Fusion's 1×1 convolution comes before its up-sampling, on a quarter of the pixels. Bilinear weights add up to 1, so
   the two commute.
-- The read-out's Linear(2D, D) of [token, class token] is applied as two products, the class token's once per image.
 - Every up-sampling names its size instead of a factor of 2. The sizes are the same wherever the official code runs.
 """
 
@@ -74,10 +68,9 @@ class Readout(nn.Module):
             return x
         if self.project is None:
             return x + class_tokens.mean(1)[:, :, None, None]
-        of_token, of_class = self.project.weight.chunk(2, dim=1)  # (D, D) each
-        shared = F.linear(class_tokens[:, 0], of_class, self.project.bias)  # (B, D)
-        y = F.conv2d(x, of_token[:, :, None, None]) + shared[:, :, None, None]
-        return F.gelu(y)
+        shared = class_tokens[:, :1].expand(-1, x[0, 0].numel(), -1)  # (B, hw, D)
+        y = F.gelu(self.project(torch.cat([x.flatten(2).mT, shared], dim=2)))
+        return y.mT.unflatten(2, x.shape[-2:])
 
 
 class Reassemble(nn.Module):
@@ -104,6 +97,28 @@ class Reassemble(nn.Module):
 
     def forward(self, x: torch.Tensor, class_tokens: torch.Tensor | None) -> torch.Tensor:
         return self.resize(self.project(self.readout(x, class_tokens)))
+
+
+class CutOff(nn.Module):
+    """Stands for a level of the pyramid that pruning cut off: an empty tensor of its map's height and width.
+
+    Args:
+        scale: of the level, or 1 for a map that is fused as it is.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor, class_tokens: torch.Tensor | None) -> torch.Tensor:
+        return x.new_empty(0, 0, *(self.scale * side for side in x.shape[-2:]))
+
+
+class AsItIs(nn.Module):
+    """A feature map that is fused as it is."""
+
+    def forward(self, x: torch.Tensor, class_tokens: torch.Tensor | None) -> torch.Tensor:
+        return x
 
 
 class ResidualConvUnit(nn.Module):
@@ -196,10 +211,17 @@ class DepthHead(nn.Module):
         self.conv3 = nn.Conv2d(32, 1, 1)
         self.output = output
 
+    num_classes = 0
+
     @property
     def unit(self) -> str:
         """``relative`` (inverse depth) or ``metre``."""
         return self.output.unit
+
+    @property
+    def last(self) -> nn.Module:
+        """Its last layer."""
+        return self.conv3
 
     def forward(self, maps: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         x = upsample(self.conv1(maps[0]), size)
@@ -214,8 +236,14 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.main = self._classifier(channels, num_classes)
         self.auxiliary = self._classifier(channels, num_classes)
+
+    @property
+    def last(self) -> nn.Module:
+        """Its last layer."""
+        return self.main[-1]
 
     @staticmethod
     def _classifier(channels: int, num_classes: int) -> nn.Sequential:
@@ -230,104 +258,3 @@ class SegmentationHead(nn.Module):
     def forward(self, maps: Sequence[torch.Tensor], size: Sequence[int]) -> Any:
         scores = upsample(self.main(maps[0]), size)
         return (scores, upsample(self.auxiliary(maps[1]), size)) if self.training else scores
-
-
-class DPT(nn.Module):
-    """A backbone, reassembled to four scales, fused, and a head.
-
-    Args:
-        backbone: ``images -> four Taps``, fine to coarse, with ``taps`` (their `TapSpec`) and ``multiple`` (the pixels
-            that both sides of its images must be a multiple of); see `backbones`.
-        channels: of the four reassembled maps; for maps that are not tokens, ignored.
-        head: `DepthHead` or `SegmentationHead`.
-        features: channels of the fused maps.
-        readout: see `Readout`.
-        batch_norm: in the fusion's residual units.
-    """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        channels: Sequence[int],
-        head: nn.Module,
-        features: int = 256,
-        readout: str = "project",
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        specs = list(zip(backbone.taps, channels, SCALES, strict=True))
-        self.reassemble = nn.ModuleList(
-            Reassemble(tap, width, scale, readout) if tap.tokens else nn.Identity() for tap, width, scale in specs
-        )
-        widths = [width if tap.tokens else tap.dim for tap, width, _ in specs]
-        self.adapters = nn.ModuleList(nn.Conv2d(width, features, 3, padding=1, bias=False) for width in widths)
-        coarsest = len(widths) - 1
-        self.fusions = nn.ModuleList(Fusion(features, i < coarsest, batch_norm) for i in range(len(widths)))
-        self.head = head
-
-    @property
-    def unit(self) -> str:
-        """``relative`` (inverse depth up to scale and shift), ``metre`` or ``classes``."""
-        return self.head.unit
-
-    def forward_reassembled(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """``(B, 3, H, W)`` to the four maps that fusion starts from, fine to coarse."""
-        return [
-            step(x, class_tokens) if isinstance(step, Reassemble) else x
-            for step, (x, class_tokens) in zip(self.reassemble, self.backbone(images), strict=True)
-        ]
-
-    def fuse(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The four maps to the four sums, fine to coarse; each has the size of the next finer map, the finest twice
-        its own."""
-        # In NHWC memory, which all that follows keeps, convolutions and up-sampling take a tenth less time on CPUs.
-        maps = [
-            adapter(x.contiguous(memory_format=torch.channels_last))
-            for adapter, x in zip(self.adapters, maps, strict=True)
-        ]
-        sizes = [[2 * side for side in maps[0].shape[-2:]], *(x.shape[-2:] for x in maps[:-1])]
-        fused = [self.fusions[-1](maps[-1], None, sizes[-1])]
-        for i in reversed(range(len(maps) - 1)):
-            fused.insert(0, self.fusions[i](fused[0], maps[i], sizes[i]))
-        return fused
-
-    def forward(self, images: torch.Tensor) -> Any:
-        """Predicts at the images' size.
-
-        Args:
-            images: normalised (B, 3, H, W), any H and W. Sides that the backbone cannot take are resized to the
-                nearest multiple it can, bicubically, and the prediction back, as the official scripts do.
-
-        Returns:
-            (B, H, W) inverse depth or metres (see `unit`), or (B, classes, H, W) scores; a segmentation model in
-            training mode gives ``(scores, auxiliary scores)``.
-
-        Raises:
-            ValueError: not a batch of images.
-        """
-        if images.ndim != 4 or 0 in images.shape:
-            raise ValueError(f"images: expected (B, C, H, W) without an empty side, got {tuple(images.shape)}")
-        size = images.shape[-2:]
-        inner = tuple(nearest_multiple(side, self.backbone.multiple) for side in size)
-        if inner == tuple(size):
-            return self.head(self.fuse(self.forward_reassembled(images)), size)
-        images = F.interpolate(images, size=inner, mode="bicubic", align_corners=False)
-        prediction = self.head(self.fuse(self.forward_reassembled(images)), inner)
-        if isinstance(prediction, tuple):
-            return tuple(_resize_back(part, size) for part in prediction)
-        return _resize_back(prediction, size)
-
-
-def nearest_multiple(side: int, multiple: int) -> int:
-    """The multiple of ``multiple`` (at least one) nearest to ``side``; ties to the even one, as NumPy rounds."""
-    return max(1, round(side / multiple)) * multiple
-
-
-def _resize_back(prediction: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """``(B, h, w)`` or ``(B, classes, h, w)`` to ``size``. Bicubic overshoots at edges: the range is kept, so that a
-    depth stays positive."""
-    x = prediction.unsqueeze(1) if prediction.ndim == 3 else prediction
-    low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
-    x = F.interpolate(x, size=tuple(size), mode="bicubic", align_corners=False).clamp(low, high)
-    return x.squeeze(1) if prediction.ndim == 3 else x

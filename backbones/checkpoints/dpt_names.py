@@ -1,21 +1,16 @@
-"""Published DPT checkpoints, in three layouts, under our names.
+"""Published DPT and Depth Anything checkpoints, in the layouts of their authors and of Hugging Face, under our names.
 
 A layout is a list of rules ``(pattern, replacement)``; the first pattern that matches a key's front renames it. What no
-model uses is named in `UNUSED`: it is dropped, and `load_depth_checkpoint` says what was. Every other key must
-fit, both ways.
+model uses is named in `UNUSED` and left out. Every other key must fit, both ways.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection
 
 import torch
-from torch import nn
-
-from ...backbones._checkpoint import read_checkpoint
 
 _log = logging.getLogger("mixerzoo")
 
@@ -55,6 +50,19 @@ _DEPTH_ANYTHING: Rules = [
     *[(r"depth_head\." + pattern, replacement) for pattern, replacement in _OFFICIAL_FUSION],
 ]
 
+_NECK: Rules = [
+    (r"neck\.convs\.(\d)\.", "scratch.layer{p}_rn."),
+    (r"neck\.fusion_stage\.layers\.(\d)\.projection\.", "scratch.refinenet{r}.out_conv."),
+    (
+        r"neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)\.",
+        "scratch.refinenet{r}.resConfUnit{b}.conv{c}.",
+    ),
+    (
+        r"neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)\.",
+        "scratch.refinenet{r}.resConfUnit{b}.bn{c}.",
+    ),
+]
+
 # Hugging Face's names, turned into official ones first. {r} is 4 less the index: their fusion counts from the coarsest.
 _HUGGING_FACE: Rules = [
     (r"dpt\.embeddings\.position_embeddings", "pretrained.model.pos_embed"),
@@ -78,18 +86,32 @@ _HUGGING_FACE: Rules = [
     (r"neck\.reassemble_stage\.readout_projects\.(\d)\.0\.", "pretrained.act_postprocess{p}.0.project.0."),
     (r"neck\.reassemble_stage\.layers\.(\d)\.projection\.", "pretrained.act_postprocess{p}.3."),
     (r"neck\.reassemble_stage\.layers\.(\d)\.resize\.", "pretrained.act_postprocess{p}.4."),
-    (r"neck\.convs\.(\d)\.", "scratch.layer{p}_rn."),
-    (r"neck\.fusion_stage\.layers\.(\d)\.projection\.", "scratch.refinenet{r}.out_conv."),
-    (
-        r"neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)\.",
-        "scratch.refinenet{r}.resConfUnit{b}.conv{c}.",
-    ),
-    (
-        r"neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)\.",
-        "scratch.refinenet{r}.resConfUnit{b}.bn{c}.",
-    ),
+    *_NECK,
     (r"head\.head\.", "scratch.output_conv."),
     (r"auxiliary_head\.head\.", "auxlayer."),
+]
+
+_HUGGING_FACE_DEPTH_ANYTHING: Rules = [
+    (r"backbone\.embeddings\.position_embeddings", "pretrained.pos_embed"),
+    (r"backbone\.embeddings\.(?=cls_token|mask_token)", "pretrained."),
+    (r"backbone\.embeddings\.patch_embeddings\.projection\.", "pretrained.patch_embed.proj."),
+    (r"backbone\.encoder\.layer\.(\d+)\.attention\.attention\.", "pretrained.blocks.{k}.attn."),
+    (r"backbone\.encoder\.layer\.(\d+)\.attention\.output\.dense\.", "pretrained.blocks.{k}.attn.proj."),
+    # transformers 5 calls them otherwise than the files that it reads.
+    (r"backbone\.encoder\.layer\.(\d+)\.attention\.o_proj\.", "pretrained.blocks.{k}.attn.proj."),
+    *[
+        (rf"backbone\.encoder\.layer\.(\d+)\.attention\.{name[0]}_proj\.", f"pretrained.blocks.{{k}}.attn.{name}.")
+        for name in ("query", "key", "value")
+    ],
+    (r"backbone\.encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1", "pretrained.blocks.{k}.ls{b}.gamma"),
+    (r"backbone\.encoder\.layer\.(\d+)\.", "pretrained.blocks.{k}."),
+    (r"backbone\.layernorm\.", "pretrained.norm."),
+    (r"neck\.reassemble_stage\.layers\.(\d)\.projection\.", "depth_head.projects.{k}."),
+    (r"neck\.reassemble_stage\.layers\.(\d)\.resize\.", "depth_head.resize_layers.{k}."),
+    *[(pattern, "depth_head." + replacement) for pattern, replacement in _NECK],
+    (r"head\.conv1\.", "depth_head.scratch.output_conv1."),
+    (r"head\.conv2\.", "depth_head.scratch.output_conv2.0."),
+    (r"head\.conv3\.", "depth_head.scratch.output_conv2.2."),
 ]
 
 UNUSED = (
@@ -124,24 +146,18 @@ def _join_qkv(state: State) -> State:
     return joined
 
 
-def to_our_names(state: dict[str, Any]) -> State:
+def to_our_names(state: State) -> State:
     """Renames a DPT checkpoint's keys, whichever its layout; ours passes unchanged.
-
-    Args:
-        state: a checkpoint's content. A file with ``optimizer`` keeps the weights under ``model`` (the official
-            loader's rule), training files of ours under ``state_dict``.
 
     Raises:
         ValueError: no layout of a DPT model.
     """
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     if any(key.startswith("adapters.") for key in state):
         return state
     if any(key.startswith("neck.") for key in state):
-        state = _join_qkv({_rename(key, _HUGGING_FACE): value for key, value in state.items()})
+        anything = any(key.startswith("backbone.") for key in state)
+        rules = _HUGGING_FACE_DEPTH_ANYTHING if anything else _HUGGING_FACE
+        state = _join_qkv({_rename(key, rules): value for key, value in state.items()})
     if any(key.startswith("depth_head.") for key in state):
         return {_rename(key, _DEPTH_ANYTHING): value for key, value in state.items()}
     if not any(key.startswith("scratch.") for key in state):
@@ -155,36 +171,12 @@ def to_our_names(state: dict[str, Any]) -> State:
     return {_rename(key, rules): value for key, value in state.items()}
 
 
-def load_depth_checkpoint(model: nn.Module, checkpoint: str | Path | dict[str, Any]) -> list[str]:
-    """Loads a checkpoint strictly, executing nothing in it.
+def without_unused(state: State, wanted: Collection[str]) -> State:
+    """Without the tensors that a published file holds and its network never uses (`UNUSED`); the log names them.
 
-    Args:
-        model: a `DPT`; one on the meta device takes the checkpoint's tensors as its own, in float32.
-        checkpoint: an official file of DPT or MiDaS 3, Depth Anything V2, Hugging Face's ``model.safetensors`` (or
-            ``pytorch_model.bin``), or a state dict of ours; or the content of one.
-
-    Returns:
-        Our names of the tensors that were dropped because nothing ever uses them; they are logged too. Dropping them
-        is what lets DistributedDataParallel run without ``find_unused_parameters``.
-
-    Raises:
-        ValueError: not a DPT checkpoint, or not readable safely.
-        RuntimeError: keys are missing, unexpected or misshapen; the message names them.
-        OSError: the file cannot be read.
+    Leaving them out is what lets DistributedDataParallel run without ``find_unused_parameters``.
     """
-    name, content = (
-        ("checkpoint", checkpoint) if isinstance(checkpoint, dict) else (checkpoint, read_checkpoint(checkpoint))
-    )
-    state = to_our_names(content)
-    wanted = model.state_dict()
     dropped = [key for key in state if key not in wanted and any(re.match(pattern, key) for pattern in UNUSED)]
-    kept = {
-        key: value.float() if value.is_floating_point() else value for key, value in state.items() if key not in dropped
-    }
-    try:
-        model.load_state_dict(kept, assign=next(model.parameters()).is_meta)
-    except RuntimeError as error:
-        raise RuntimeError(f"{name}: the weights do not fit this model: {error}") from error
     if dropped:
-        _log.info("%s: left out, as nothing uses them: %s", name, ", ".join(dropped))
-    return dropped
+        _log.info("left out, as nothing uses them: %s", ", ".join(dropped))
+    return {key: value for key, value in state.items() if key not in dropped}
