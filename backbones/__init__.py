@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import mambaout, vim, vit, vmamba
+from . import isotropic, mambaout, vim, vit, vmamba
 
-__all__ = ["mambaout", "vim", "vit", "vmamba"]
+__all__ = ["isotropic", "mambaout", "vim", "vit", "vmamba"]
