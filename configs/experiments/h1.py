@@ -29,6 +29,7 @@ def _cell(permuted, tune, control):
         "mixers": ["identity", "gatedcnn", "s6", "attn"],
         "control": control,
         "tune": tune,
+        "points": 5,
     }
 
 

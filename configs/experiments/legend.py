@@ -44,9 +44,9 @@ cells = {
         "tune": True,
     },
     "tiled-784": {
-        **_far(28, 4000, 2, 32, ["s6", "placebo", "gatedcnn", "attn"], tile=7),
+        **_far(28, 4000, 2, 32, ["s6", "placebo", "gatedcnn"], tile=7),
         "task": "tiled",
-        "control": {"mixers": ["gatedcnn", "placebo", "attn"], "threshold": 0.95},
+        "control": {"mixers": ["gatedcnn", "placebo"], "threshold": 0.5},
         "tune": True,
     },
     "local-784": {

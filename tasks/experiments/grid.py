@@ -46,6 +46,7 @@ class Cell:
         mixers: networks.
         control: positive control, or ``None`` for cells that are only described.
         tune: learning rates of the task are tuned on this cell.
+        points: of the learning curve, evenly spaced, the last at the end.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Cell:
     mixers: Sequence[str]
     control: Control | None = None
     tune: bool = False
+    points: int = 20
 
     def settings(self) -> str:
         """Digest of everything that a run's outcome depends on, but mixer, seed and rate."""

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .train import train_run
 
 __all__ = ["pilot", "report", "run", "tune"]
 
-PILOT_SEED, PILOT_STEPS, PILOT_RATE = 1000, 40, 4e-3
+PILOT_SEED, PILOT_STEPS, PILOT_RATE = 1000, 20, 4e-3
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def pilot(
     grid = load_grid(name)
     chosen, mixers = grid.parse_run(cell) if cell else (None, ())
     jobs = [
-        Job(c, mixer, PILOT_SEED, PILOT_RATE, steps)
+        Job(replace(c, points=1), mixer, PILOT_SEED, PILOT_RATE, steps)
         for c in ([chosen] if chosen else grid.cells.values())
         for mixer in (mixers or c.mixers)
     ]

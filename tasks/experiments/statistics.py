@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
@@ -104,21 +105,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
     """Mean difference with Student's t interval; of equal differences, a point."""
-    values = np.asarray(differences, float)
-    if np.ptp(values) == 0:
-        return Interval(float(values[0]), float(values[0]), float(values[0]))
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(level)
-    return Interval(float(values.mean()), float(interval.low), float(interval.high))
+    mean, low, high = t_intervals(np.asarray(differences, float), level)
+    return Interval(float(mean), float(low), float(high))
 
 
-def equivalence(differences: Sequence[float], margin: float) -> float:
-    """p value of the two one-sided t tests (Schuirmann 1987) that the mean lies within ± ``margin``; the larger one."""
+def t_intervals(differences: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of (…, n) with the ends of their t intervals, each (…)."""
+    mean, error = differences.mean(-1), stats.sem(differences, axis=-1)
+    reach = stats.t.ppf((1 + level) / 2, differences.shape[-1] - 1) * error
+    return mean, mean - reach, mean + reach
+
+
+def equivalence(differences: Sequence[float] | np.ndarray, margin: float) -> Any:
+    """p value of the two one-sided t tests (Schuirmann 1987) that the mean lies within ± ``margin``; the larger one.
+
+    Args:
+        differences: (…, n).
+        margin: of equivalence, positive.
+
+    Returns:
+        (…); of equal differences 0 within the margin and 1 outside.
+    """
     values = np.asarray(differences, float)
-    if np.ptp(values) == 0:
-        return 0.0 if abs(values[0]) < margin else 1.0
-    above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(values, margin, alternative="less").pvalue
-    return float(max(above, below))
+    gap = margin - np.abs(values.mean(-1))  # to the nearer bound, whose test has the larger p value
+    with np.errstate(divide="ignore"):
+        return stats.t.sf(gap / stats.sem(values, axis=-1), values.shape[-1] - 1)
 
 
 def detectable_effect(n: int, alpha: float, power: float = 0.8) -> float:
@@ -129,7 +140,10 @@ def detectable_effect(n: int, alpha: float, power: float = 0.8) -> float:
         shift = effect * np.sqrt(n)
         return stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift) - power
 
-    return float(optimize.brentq(shortfall, 1e-6, 20))
+    enough = 0.5  # scipy's distribution is not a number far out, so the root is approached from below
+    while shortfall(enough) < 0:
+        enough *= 1.3
+    return float(optimize.brentq(shortfall, 1e-6, enough))
 
 
 def compare(contrasts: Sequence[Sequence[float]], margins: Sequence[float], family: int) -> list[Difference]:
@@ -148,7 +162,7 @@ def compare(contrasts: Sequence[Sequence[float]], margins: Sequence[float], fami
             p=p,
             p_holm=p_holm,
             interval=paired_interval(values),
-            p_equivalence=equivalence(values, margin),
+            p_equivalence=float(equivalence(values, margin)),
             equivalence_interval=paired_interval(values, 1 - 2 * ALPHA / family),
             detectable=detectable_effect(len(values), ALPHA / family) * float(np.std(values, ddof=1)),
             margin=margin,

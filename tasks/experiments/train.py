@@ -30,7 +30,6 @@ from .patches import FashionPatches
 
 __all__ = ["data_sets", "evaluate", "network", "train_run"]
 
-POINTS = 20  # of a learning curve
 EVAL_TOKENS = 2048  # per forward pass of an evaluation
 
 DATA: Mapping[str, Callable[..., Any]] = {"legend": LegendMaps, "pixels": Pixels, "patches": FashionPatches}
@@ -85,8 +84,8 @@ def evaluate(model: nn.Module, test: Any, images: torch.Tensor, labels: torch.Te
     """What a test set says of a network.
 
     Returns:
-        ``accuracy`` and ``bits`` over all answers asked for; ``accuracy_se``, the accuracy's standard error clustered by
-        picture; and, for maps with a legend, ``accuracy_by_row``: the accuracy per row of tokens, ``None`` where
+        ``accuracy`` and ``bits`` over all answers asked for; ``accuracy_se``, the accuracy's standard error clustered
+        by picture; and, for maps with a legend, ``accuracy_by_row``: the accuracy per row of tokens, ``None`` where
         nothing is asked.
     """
     model.eval()
@@ -149,7 +148,7 @@ def train_run(
     optim = optimizer(model, weight_decay)
     parameters = list(model.parameters())
     start, times, curve, finite = time.process_time(), [], [], True
-    due = {round(steps * (point + 1) / POINTS) for point in range(POINTS)}
+    due = {round(steps * (point + 1) / cell.points) for point in range(cell.points)}
     scores: dict[str, Any] = {}
     for step in range(steps):
         begin = time.process_time()
@@ -175,7 +174,7 @@ def train_run(
         "finite": finite,
         "steps": steps,
         "parameters": sum(p.numel() for p in parameters),
-        "macs": count_flops(model, (data.side, data.side), in_chans=data.channels).macs,
+        "macs": count_flops(model, (data.side, data.side), in_chans=data.channels).macs(),
         "cpu_s": round(time.process_time() - start, 2),
         "step_ms": round(1e3 * float(np.percentile(times, 10)), 3) if times else None,
     }

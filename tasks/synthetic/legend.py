@@ -156,7 +156,7 @@ def _one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:
 
 
 def draw(maps: LegendMaps, index: int, axes: Any, title: str) -> None:
-    """Draws a map: the colour is the key, the digit the value (on cards, boxed) or the label that is asked for."""
+    """Draws a map: the colour is the key, the digit the value (on cards, boxed) or, on small maps, the label that is asked for."""
     keys, values, labels = maps.tokens(index)
     shown = np.ma.masked_less(keys, 0)
     axes.imshow(shown, cmap="Pastel1" if maps.keys <= 9 else "viridis", vmin=0, vmax=max(maps.keys - 1, 8))
@@ -166,7 +166,7 @@ def draw(maps: LegendMaps, index: int, axes: Any, title: str) -> None:
             box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "linewidth": 0.5}
             value = values[row, column]
             axes.text(column, row, value, ha="center", va="center", fontsize=small, weight="bold", bbox=box)
-        elif label != IGNORED:
+        elif label != IGNORED and maps.side <= 14:
             axes.text(column, row, label, ha="center", va="center", fontsize=small, color="0.35")
     axes.set(title=title, xticks=[], yticks=[])
 

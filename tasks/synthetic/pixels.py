@@ -107,7 +107,7 @@ def main(path: Path, data: str) -> None:
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, side in zip(figure.subplots(1, 3), (28, 14, 7), strict=True):
-        axes.imshow(Pixels(side, data)[0][1], cmap="gray", vmin=0, vmax=15)
+        axes.imshow(Pixels(side, data)[0][1].numpy(), cmap="gray", vmin=0, vmax=15)
         axes.set(title=f"{side * side} pixels of 16 levels", xticks=[], yticks=[])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)

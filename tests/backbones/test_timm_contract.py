@@ -13,11 +13,19 @@ import torch
 from timm.models import FeatureInfo, create_feature_extractor, group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
-NAMES = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("mixerzoo.")]
+# Isotropic networks differ in the mixer alone, which test_mixers.py tests: one of each kind of argument is enough here.
+ISOTROPIC = {"isotropic_gatedcnn", "isotropic_globalconv", "isotropic_s6"}
+NAMES = [
+    name
+    for name in timm.list_models()
+    if timm.model_entrypoint(name).__module__.startswith("mixerzoo.")
+    and (name in ISOTROPIC or not name.startswith("isotropic_"))
+]
 LARGE = 20e6  # parameters above which a forward pass runs on a small image
 
 
 SMALLEST = [name for name in NAMES if "_femto_" in name] + [
+    "isotropic_gatedcnn",
     "vim_tiny_patch16_224",
     "vit_tiny_patch16_224_causal",
     "vmamba_tiny_s1l8",
@@ -25,12 +33,13 @@ SMALLEST = [name for name in NAMES if "_femto_" in name] + [
 SHALLOW = {  # by the first word of the name
     "mambaout": {"depths": (1, 1, 1, 1)},
     "vmamba": {"depths": (1, 1, 1, 1)},
+    "isotropic": {"depth": 4, "img_size": 64},
     "vim": {"depth": 4},
     "vit": {"depth": 4, "img_size": 64},
 }
 
 code_paths = pytest.mark.parametrize("name", SMALLEST)  # for what does not depend on widths and depths
-FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *SMALLEST[-3:]}
+FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *SMALLEST[-4:]}
 
 
 def families_first(names: list[str]) -> pytest.MarkDecorator:
@@ -282,7 +291,7 @@ def test_any_input_size(name):
                 continue
             (last,) = net.forward_intermediates(torch.randn(1, 3, height, width), indices=1, intermediates_only=True)
             stride = net.feature_info[-1]["reduction"]
-            tokens = math.floor if name.startswith("vim_") else math.ceil
+            tokens = math.floor if name.startswith(("vim_", "isotropic_")) else math.ceil
             assert last.shape[2:] == (tokens(height / stride), tokens(width / stride))
             assert last.isfinite().all()
 
@@ -310,8 +319,8 @@ def test_parameter_groups(name):
     assert min(scales) == 0.5 ** (len(grouped) - 1)
 
 
-# TorchScript (deprecated) cannot follow Vim's grid either.
-@pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith("vim_")])
+# TorchScript (deprecated) cannot follow Vim's grid and the isotropic networks' resampled positions either.
+@pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith(("vim_", "isotropic_"))])
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript(name):
     net = shallow(name).eval()
