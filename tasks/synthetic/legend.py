@@ -156,7 +156,7 @@ def _one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:
 
 
 def draw(maps: LegendMaps, index: int, axes: Any, title: str) -> None:
-    """Draws a map: the colour is the key, the digit the value (on cards, boxed) or, on small maps, the label that is asked for."""
+    """Draws a map: the colour is the key, the digit a card's value (boxed) or, on small maps, the label asked for."""
     keys, values, labels = maps.tokens(index)
     shown = np.ma.masked_less(keys, 0)
     axes.imshow(shown, cmap="Pastel1" if maps.keys <= 9 else "viridis", vmin=0, vmax=max(maps.keys - 1, 8))

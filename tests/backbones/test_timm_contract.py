@@ -394,6 +394,7 @@ SEQUENCES = [name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d"
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
     narrow = {
+        "isotropic": {"depth": 2, "embed_dim": 32, "img_size": size},
         "vim": {"depth": 2, "embed_dim": 64},
         "vit": {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": size},
     }
