@@ -18,6 +18,7 @@ train = {"clip": 1.0, "weight_decay": 0.01}
 
 _network = {"patch_size": 1, "embed_dim": 32, "depth": 2, "global_pool": ""}
 _attention = {"mixers": ["attn", "conv_attn"], "threshold": 0.95}
+_one_attention = {"mixers": ["attn"], "threshold": 0.95}  # where conv_attn is not run
 _few = ["s6", "placebo", "attn", "identity"]
 _many = [*_few, "gatedcnn", "globalconv", "conv_attn", "ncssd", "linear", "bis6"]
 
@@ -37,7 +38,7 @@ def _far(side, steps, batch, test_size, mixers, dim=32, control=_attention, **da
 
 cells = {
     "far-196": {**_far(14, 2000, 8, 128, _many), "tune": True},
-    "far-196-d64": _far(14, 2000, 8, 128, _few, dim=64),
+    "far-196-d64": _far(14, 2000, 8, 128, _few, dim=64, control=_one_attention),
     "load-196": {
         **_far(14, 2000, 8, 128, ["s6", "globalconv", "attn", "conv_attn", "ncssd"], keys=8, values=8),
         "task": "load",
@@ -57,7 +58,7 @@ cells = {
     },
     "far-784": _far(28, 2000, 4, 32, _many),
     "bottom-196": _far(14, 2000, 8, 128, ["s6"], legend="bottom", control=None),
-    "far-196-d16": _far(14, 2000, 8, 128, _few, dim=16),
+    "far-196-d16": _far(14, 2000, 8, 128, _few, dim=16, control=_one_attention),
     "far-49": _far(7, 2000, 16, 256, _many, control=None),
 }
 
