@@ -1,8 +1,8 @@
 """One run of an experiment: a small network trained for minutes on one CPU core, the same bits each time.
 
-This is a plain loop and not mmengine's Runner. A run is a thousand steps of some 20 ms, its batches are drawn as they are
-needed, and its CPU time is a result. Logs, checkpoints and workers would cost more than they are worth here: a run that
-was killed is made again. Data sets, networks and counters are the project's own.
+This is a plain loop and not mmengine's Runner. A run is a thousand steps of some 20 ms, its batches are drawn as they
+are needed, and its CPU time is a result. Logs, checkpoints and workers would cost more than they are worth here: a run
+that was killed is made again. Data sets, networks and counters are the project's own.
 """
 
 from __future__ import annotations
