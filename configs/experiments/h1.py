@@ -22,8 +22,8 @@ def _cell(permuted, tune, control):
     return {
         "task": "classification",
         "data": {"type": "patches", "patch_size": 2, "permuted": permuted},
-        "network": {"patch_size": 2, "embed_dim": 48, "depth": 3},
-        "steps": 1500,
+        "network": {"patch_size": 2, "embed_dim": 48, "depth": 2},
+        "steps": 1000,
         "batch": 16,
         "test_size": 10000,
         "mixers": ["identity", "gatedcnn", "s6", "attn"],
