@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import dpt, mambaout, vim, vit, vmamba
+from . import dpt, isotropic, mambaout, vim, vit, vmamba
 
-__all__ = ["dpt", "mambaout", "vim", "vit", "vmamba"]
+__all__ = ["dpt", "isotropic", "mambaout", "vim", "vit", "vmamba"]

@@ -34,28 +34,47 @@ __all__ = ["MambaOut"]
 EPS = 1e-6  # of every norm
 
 
+def through_channels(dim: int) -> int:
+    """Hidden channels of a published block of D channels that no mixer touches."""
+    return int(8 / 3 * dim) - dim
+
+
+def _mixer(name: str, dim: int, backend: str, **dd: Any) -> nn.Module:
+    """The mixer of that name; scans alone take a backend."""
+    kind = mixer_class(name)
+    options = {"backend": backend} if kind.kind == "scan" else {}
+    return kind(dim, **options, **dd)
+
+
 class GatedBlock(nn.Module):
     """Residual gated block, ``(B, H, W, D) -> (B, H, W, D)`` (paper eq. 5-6; the two branches: see the module).
 
     Args:
         dim: channels D.
-        mixer: name of a registered token mixer, applied to D of the ``int(8/3 · D)`` hidden channels.
+        mixer: name of a registered token mixer, applied to D of the ``int(8/3 · D)`` hidden channels; or such a mixer.
         drop_path: probability of dropping the residual branch of a sample.
-        backend: of the mixer, if it is a scan.
+        through: hidden channels that no mixer touches, if not the ``int(8/3 · D) - D`` of the published models.
+        backend: of a mixer given by name, if it is a scan.
     """
 
-    def __init__(self, dim: int, mixer: str, drop_path: float = 0.0, backend: str = "auto", **dd: Any) -> None:
+    def __init__(
+        self,
+        dim: int,
+        mixer: str | nn.Module,
+        drop_path: float = 0.0,
+        through: int | None = None,
+        backend: str = "auto",
+        **dd: Any,
+    ) -> None:
         super().__init__()
-        mixer_type = mixer_class(mixer)
-        options = {"backend": backend} if mixer_type.kind == "scan" else {}
-        through = int(8 / 3 * dim) - dim  # hidden channels that no mixer touches
+        through = through_channels(dim) if through is None else through
         self.norm = LayerNorm(dim, eps=EPS, **dd)
         self.through_gate = nn.Linear(dim, through, **dd)
         self.through_value = nn.Linear(dim, through, **dd)
         self.through_out = nn.Linear(through, dim, bias=False, **dd)
         self.mixed_gate = nn.Linear(dim, dim, **dd)
         self.mixed_value = nn.Linear(dim, dim, **dd)
-        self.mixer = mixer_type(dim, **options, **dd)
+        self.mixer = mixer if isinstance(mixer, nn.Module) else _mixer(mixer, dim, backend, **dd)
         self.mixed_out = nn.Linear(dim, dim, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

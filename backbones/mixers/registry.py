@@ -3,7 +3,8 @@
 A mixer maps ``(B, H, W, D)`` to ``(B, H, W, D)`` and is built by ``Mixer(dim, device=..., dtype=...)``, with
 ``backend=...``, too, if its kind is ``scan``. Two class
 attributes say what it is: ``kind`` (``convolution``, ``attention``, ``pooling``, ``identity`` or ``scan``) and
-``causal`` (whether a token sees only itself and the tokens before it in row-major order).
+``causal`` (whether a token sees only itself and the tokens before it in row-major order). A mixer whose weights depend
+on the size of the map has ``needs_grid = True`` and takes ``grid=(H, W)`` as well.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from torch import nn
 Mixer = TypeVar("Mixer", bound=type[nn.Module])
 
 _MIXERS: dict[str, type[nn.Module]] = {}
+_CONTROLS: set[str] = set()
 
 
-def register_mixer(name: str) -> Callable[[Mixer], Mixer]:
+def register_mixer(name: str, *, control: bool = False) -> Callable[[Mixer], Mixer]:
     """Class decorator: makes a mixer known as ``name``; a reloaded module registers its classes anew.
+
+    Args:
+        name: its name.
+        control: made for the controlled experiments on isotropic networks (`mixerzoo.backbones.isotropic`); MambaOut's
+            family does without it.
 
     Raises:
         ValueError: another class has ``name``.
@@ -31,6 +38,8 @@ def register_mixer(name: str) -> Callable[[Mixer], Mixer]:
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"token mixer {name!r} is already registered by {known.__qualname__}")
         _MIXERS[name] = cls
+        if control:
+            _CONTROLS.add(name)
         return cls
 
     return register
@@ -49,6 +58,6 @@ def mixer_class(name: str) -> type[nn.Module]:
     return _MIXERS[name]
 
 
-def list_mixers() -> list[str]:
-    """Registered names, in the order of registration."""
-    return list(_MIXERS)
+def list_mixers(controls: bool = False) -> list[str]:
+    """Registered names, in the order of registration; those of `register_mixer`'s ``control`` only if ``controls``."""
+    return [name for name in _MIXERS if controls or name not in _CONTROLS]

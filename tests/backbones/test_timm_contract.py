@@ -13,12 +13,20 @@ import torch
 from timm.models import FeatureInfo, create_feature_extractor, group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
+# Isotropic networks differ in the mixer alone, which test_mixers.py tests: one of each kind of argument is enough here.
+ISOTROPIC = {"isotropic_gatedcnn", "isotropic_globalconv", "isotropic_s6"}
 OURS = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("mixerzoo.")]
-NAMES = [name for name in OURS if not timm.model_entrypoint(name).__module__.endswith(".dpt")]
+NAMES = [
+    name
+    for name in OURS
+    if not timm.model_entrypoint(name).__module__.endswith(".dpt")
+    and (name in ISOTROPIC or not name.startswith("isotropic_"))
+]
 LARGE = 20e6  # parameters above which a forward pass runs on a small image
 
 
 SMALLEST = [name for name in NAMES if "_femto_" in name] + [
+    "isotropic_gatedcnn",
     "vim_tiny_patch16_224",
     "vit_tiny_patch16_224_causal",
     "vmamba_tiny_s1l8",
@@ -26,12 +34,13 @@ SMALLEST = [name for name in NAMES if "_femto_" in name] + [
 SHALLOW = {  # by the first word of the name
     "mambaout": {"depths": (1, 1, 1, 1)},
     "vmamba": {"depths": (1, 1, 1, 1)},
+    "isotropic": {"depth": 4, "img_size": 64},
     "vim": {"depth": 4},
     "vit": {"depth": 4, "img_size": 64},
 }
 
 code_paths = pytest.mark.parametrize("name", SMALLEST)  # for what does not depend on widths and depths
-FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *SMALLEST[-3:]}
+FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *SMALLEST[-4:]}
 
 
 def families_first(names: list[str]) -> pytest.MarkDecorator:
@@ -283,7 +292,7 @@ def test_any_input_size(name):
                 continue
             (last,) = net.forward_intermediates(torch.randn(1, 3, height, width), indices=1, intermediates_only=True)
             stride = net.feature_info[-1]["reduction"]
-            tokens = math.floor if name.startswith("vim_") else math.ceil
+            tokens = math.floor if name.startswith(("vim_", "isotropic_")) else math.ceil
             assert last.shape[2:] == (tokens(height / stride), tokens(width / stride))
             assert last.isfinite().all()
 
@@ -316,7 +325,7 @@ SCANS = [
 ]
 
 
-@pytest.mark.parametrize("name", [name for name in SMALLEST if name not in SCANS])
+@pytest.mark.parametrize("name", [name for name in SMALLEST if name not in SCANS and not name.startswith("isotropic_")])
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript(name):
     net = shallow(name).eval()
@@ -409,6 +418,7 @@ SEQUENCES = [name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d"
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
     narrow = {
+        "isotropic": {"depth": 2, "embed_dim": 32, "img_size": size},
         "vim": {"depth": 2, "embed_dim": 64},
         "vit": {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": size},
     }
