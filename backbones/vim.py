@@ -414,7 +414,7 @@ def _trained_grid(count: int, model: VisionMamba) -> tuple[int, int]:
         ValueError: none of these, or several.
     """
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    said = model._grid(*cfg["input_size"][1:]) if cfg.get("input_size") else None
+    said = model.patch_embed.grid(*cfg["input_size"][1:]) if cfg.get("input_size") else None
     target = model.grid_size
     if said is not None and math.prod(said) == count:
         if count == math.prod(target) and said != target:

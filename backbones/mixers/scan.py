@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import SelectiveSSM
 from ..ops.cross_scan import Route
 from .registry import register_mixer
-from ..layers import SelectiveSSM
 
 
 @register_mixer("s6_alone", control=True)

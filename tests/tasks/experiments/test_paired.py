@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mixerzoo.tasks.experiments.paired import grid as grids
 from mixerzoo.tasks.experiments.paired import __main__ as paired
+from mixerzoo.tasks.experiments.paired import grid as grids
 from mixerzoo.tasks.experiments.paired import records
 from mixerzoo.tasks.experiments.paired.grid import Cell, Contrast, Control, Grid, load_grid
 from mixerzoo.tasks.experiments.paired.patches import FashionPatches
