@@ -164,5 +164,5 @@ def _check_key(key: str, path: Path) -> None:
     """Configs may define variables of their own; a name that is nearly one of the engine's is a slip."""
     known = RUNNER_KEYS | OTHER_KEYS
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
-    if key not in known and close:
+    if key not in known and close and not key.startswith("_"):  # _classes: a variable of the config's own
         raise ConfigError(f"{path}: unknown key {key!r}; rename it to {close[0]!r}")
