@@ -132,6 +132,41 @@ def check_name(model: str) -> None:
     raise ValueError(f"unknown model {name!r}{hint}")
 
 
+def matching(pattern: str | None) -> list[str]:
+    """Names of the models that match.
+
+    Args:
+        pattern: part of a name, or a pattern with ``*`` and ``?``; ``None`` for this package's own models.
+
+    Raises:
+        ValueError: no model matches.
+    """
+    if pattern is None:
+        return [name for name in timm.list_models() if is_ours(name)]
+    wild = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    names = timm.list_models(wild)
+    if not names:
+        near = difflib.get_close_matches(pattern, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"no model matches {pattern!r}{hint}")
+    return names
+
+
+def is_ours(name: str) -> bool:
+    """Whether this package registered the model."""
+    return timm.model_entrypoint(name).__module__.startswith("mixerzoo.")
+
+
+def entry_module(model: str) -> str:
+    """The Python module that defines a timm model.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    check_name(model)
+    return timm.model_entrypoint(parse_model(model)[0].partition(".")[0]).__module__
+
+
 def default_image_size(name: str) -> tuple[int, int]:
     """(H, W) in pixels that the model's own pretrained configuration asks for, or that its source says."""
     if has_prefix(name):

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ..benchmarks.sources import Network
-from . import engine
+from .extras import require
+
+require("train")
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+
+from . import engine  # noqa: E402
 
 __all__ = ["image_shape", "networks", "read", "sizes"]
 

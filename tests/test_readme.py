@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from mixerzoo.benchmarks.flops import count_flops
+from mixerzoo.benchmarks.counting.counter import count_flops
 from mixerzoo.benchmarks.sources import build_model
 from mixerzoo.tasks.cli import main
 

@@ -47,13 +47,14 @@ def command(
 ) -> None:
     """Does a task need attention, a state-space model, or just a gated convolution? Counts, times and draws MODELs.
 
-    Without arguments: a few small models of different mixers, on photographs, in about two minutes on two cores.
+    MODEL is any timm model, optionally NAME@key=value, or config:CONFIG for its whole network. Without arguments: a
+    few small models of different mixers, on photographs, in about two minutes on two cores.
     """
     if source and (models or inputs):
         raise ValueError("--from draws what was measured before: it takes neither MODEL nor --input")
-    from .. import compare
+    from . import phases
 
     if source:
-        compare.redraw(source)
+        phases.redraw(source)
     else:
-        compare.compare(models, inputs, out, budget, photos, device, count_only)
+        phases.compare(models, inputs, out, budget, photos, device, count_only)

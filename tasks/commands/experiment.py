@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import DATA, OPTIONS
 
 
@@ -58,6 +59,7 @@ def command(
     With --shard every machine trains its part into the same DIR, or into its own; the last one, or --report-only, makes
     the table. With --submit slurm the runs are an array of jobs, and this command waits for them.
     """
+    require("train")
     from .. import engine
     from ..experiments.report import report
     from ..experiments.run import run

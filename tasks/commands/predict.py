@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import BACKBONE, OPTIONS
 
 
@@ -28,6 +29,7 @@ def command(
 ) -> None:
     """Writes an annotated copy of every IMAGE and predictions.json into DIR. An IMAGE is a file, a video or a folder of
     them."""
+    require("train")
     from .. import engine
 
     chosen = {"options": engine.parse_options(options), "backbone": backbone}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import BACKBONE, DATA, LAUNCHER, OPTIONS
 
 
@@ -27,6 +28,7 @@ def command(
     options: tuple[str, ...],
 ) -> None:
     """Measures CHECKPOINT on the test set of CONFIG."""
+    require("train")
     from .. import engine
 
     chosen = {"options": engine.parse_options(options), "data": data, "backbone": backbone}

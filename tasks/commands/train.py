@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import BACKBONE, DATA, LAUNCHER, OPTIONS
 
 SHOWN = {".json", ".png", ".csv", ".pth"}  # of what a run leaves, the files that its end announces
@@ -39,6 +40,7 @@ def command(
 
     On several GPUs: torchrun --standalone --nproc_per_node=N -m mixerzoo.tasks.cli train CONFIG.
     """
+    require("train")
     from .. import engine
 
     chosen = {"options": engine.parse_options(options), "data": data, "backbone": backbone}

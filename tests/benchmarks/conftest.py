@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mixerzoo.benchmarks.criterion import TASKS, Analyzer
-from mixerzoo.benchmarks.records import Records
-from mixerzoo.benchmarks.rows import Case, Row
+from mixerzoo.benchmarks.counting.criterion import TASKS, Analyzer
+from mixerzoo.benchmarks.report.comparison import Records
+from mixerzoo.benchmarks.timing.case import Case, Row
 
 MODELS = ("mambaout_femto_gatedcnn", "vit_tiny_patch16_224", "mambaout_femto_attn_causal", "mambaout_femto_pool")
 INPUTS = ((224, 224), (160, 256))

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.benchmarks.flops import count_flops
+from mixerzoo.benchmarks.counting.counter import count_flops
 from mixerzoo.tasks import engine, recipes
 from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.experiments import report, run

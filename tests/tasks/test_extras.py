@@ -38,7 +38,36 @@ def test_without_it_the_error_names_the_extra():
     run = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("\n") == 1
-    assert 'detection and segmentation need mmcv: run `pip install "mixerzoo[mm]"`' in run.stdout
+    assert "detection and segmentation need mmcv: run `uv sync --extra mm` in a checkout" in run.stdout
+
+
+# Runs as if nothing but the base dependencies were installed.
+BARE = """
+import sys
+gone = ("mmengine", "cv2", "tensorboard", "mmcv", "mmdet", "mmseg")
+for name in gone:
+    sys.modules[name] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in gone else find(name, package)
+from click.testing import CliRunner
+from mixerzoo.tasks.cli import main
+
+for command in (["train", "x"], ["bench", "config:classification/mambaout_femto_gatedcnn_fashion_mnist"]):
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1, result.output
+    print(result.stderr, end="")
+result = CliRunner().invoke(main, ["analyze", "test_vit", "--input", "64"])
+assert result.exit_code == 0, result.output
+import mixerzoo.benchmarks.commands.phases, mixerzoo.benchmarks.timing.sweep
+"""
+
+
+def test_without_the_extra_train_the_benchmarks_work_and_the_rest_names_it():
+    run = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    expected = "mixerzoo: training needs mmengine: run `uv sync --extra train` in a checkout, or `pip install"
+    assert [line.startswith(expected) for line in run.stdout.splitlines()] == [True, True]
 
 
 @pytest.mark.skipif(find_spec("mmdet") is None, reason="mmdet comes with the mm extra")

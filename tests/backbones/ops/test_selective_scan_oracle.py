@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from mixerzoo.backbones.ops.selective_scan import mamba_ssm, selective_scan, selective_scan_2d
-from mixerzoo.benchmarks import oracle
+from mixerzoo.benchmarks.scan import peers
 
 pytestmark = [
     pytest.mark.oracle,
-    pytest.mark.skipif(not oracle.installed(), reason="needs mamba-ssm: run .ci/install-oracles"),
+    pytest.mark.skipif(not peers.installed(), reason="needs mamba-ssm: run .ci/install-oracles"),
 ]
 # name: (shape of B, shape of C, positions of arguments left out, delta_softplus)
 CALLS = {
@@ -27,7 +27,7 @@ CALLS = {
 @pytest.mark.parametrize(("B", "C", "absent", "softplus"), CALLS.values(), ids=CALLS)
 def test_mamba_ssm(backend: str, B: tuple, C: tuple, absent: tuple[int, ...], softplus: bool) -> None:
     """Outputs, last state, all gradients. mamba-ssm computes in float32; L is short, its backward quadratic in L."""
-    selective_scan_ref = oracle.load("selective_scan_ref")
+    selective_scan_ref = peers.load("selective_scan_ref")
     shapes = ((2, 6, 45), (2, 6, 45), (6, 4), B, C, (6,), (2, 6, 45), (6,))
     inputs = [torch.randn(shape) for shape in shapes]
     inputs[1], inputs[2] = inputs[1].abs() if not softplus else inputs[1] - 1, -inputs[2].exp()
@@ -44,7 +44,7 @@ def test_mamba_ssm(backend: str, B: tuple, C: tuple, absent: tuple[int, ...], so
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "torch"])
 def test_mamba_ssm_in_bfloat16(backend: str) -> None:
-    selective_scan_ref = oracle.load("selective_scan_ref")
+    selective_scan_ref = peers.load("selective_scan_ref")
     u, delta, z = (torch.randn(2, 6, 64).bfloat16() for _ in range(3))
     B, C = (torch.randn(2, 4, 64).bfloat16() for _ in range(2))
     arguments = (u, delta, -torch.rand(6, 4), B, C, torch.randn(6), z, torch.randn(6), True)
@@ -59,7 +59,7 @@ def test_how_the_mamba_ssm_backend_calls_its_kernel(
     monkeypatch: pytest.MonkeyPatch, groups: int | None, gated: bool
 ) -> None:
     """Its routes, groups and layouts, with mamba-ssm's reference function in the place of the CUDA kernel."""
-    monkeypatch.setattr(mamba_ssm, "_kernel", lambda u: oracle.load("selective_scan_ref"))
+    monkeypatch.setattr(mamba_ssm, "_kernel", lambda u: peers.load("selective_scan_ref"))
     K, pixels = 4, (2, 4, 7)
     shared = (K, 3) if groups is None else (K, groups, 3)
     x, z = torch.randn(2, *pixels, 6).unbind(0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mixerzoo.backbones.ops.flops import SCAN_FLOPS
 from mixerzoo.backbones.ops.selective_scan import selective_scan
 from mixerzoo.backbones.ops.ssd import blocks, ssd
-from mixerzoo.benchmarks import oracle
+from mixerzoo.benchmarks.scan import peers
 from torch.utils.flop_counter import FlopCounterMode
 
 Tensors = dict[str, torch.Tensor]
@@ -440,7 +440,7 @@ def test_bad_groups_length_and_device() -> None:
         ssd(**{**tensors, "A": tensors["A"].to("meta")})
 
 
-mamba_ssm = pytest.mark.skipif(not oracle.installed(), reason="needs mamba-ssm: run .ci/install-oracles")
+mamba_ssm = pytest.mark.skipif(not peers.installed(), reason="needs mamba-ssm: run .ci/install-oracles")
 
 
 @mamba_ssm
@@ -448,7 +448,7 @@ mamba_ssm = pytest.mark.skipif(not oracle.installed(), reason="needs mamba-ssm: 
 def test_agrees_with_ssd_minimal_discrete() -> None:
     t = arguments(length=64, groups=4, absent=("z", "D", "dt_bias"))
     t["dt"] = t["dt"].exp()
-    y, states = oracle.load("ssd_minimal_discrete")(
+    y, states = peers.load("ssd_minimal_discrete")(
         t["x"] * t["dt"].unsqueeze(-1), t["A"] * t["dt"], t["B"], t["C"], 16, t["initial_states"].unsqueeze(1)
     )
     ours, our_states = ssd(**t, return_final_states=True)
@@ -463,7 +463,7 @@ def test_agrees_with_ssd_chunk_scan_combined_ref(D: str, gated: bool) -> None:
     tensors = arguments(length=64, D=D, absent=("initial_states",) if gated else ("initial_states", "z"))
     reference, grads = {}, {}
     for name, function in (
-        ("theirs", lambda **t: oracle.load("ssd_chunk_scan_combined_ref")(**t, chunk_size=16, dt_softplus=True)),
+        ("theirs", lambda **t: peers.load("ssd_chunk_scan_combined_ref")(**t, chunk_size=16, dt_softplus=True)),
         ("ours", lambda **t: ssd(**t, chunk_size=24, dt_softplus=True)),
     ):
         leaves = {key: t.float().requires_grad_() for key, t in tensors.items()}
