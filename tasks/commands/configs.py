@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..extras import require
 from .options import BACKBONE, OPTIONS
 
 INDENT = {"initial_indent": "    ", "subsequent_indent": "    "}
@@ -22,6 +23,7 @@ def command(name: str | None, backbone: str | None, write: Path | None, options:
 
     --write makes one complete file of it, which mmdet's, mmseg's and mmengine's own tools train.
     """
+    require("train")
     from ..recipes import CONFIGS, config_names, find, read_recipe
 
     if name is None:

@@ -268,8 +268,9 @@ def test_commands_of_the_docs_are_there():
     ]
     for program, *words in lines:
         if program == "mixerzoo":
-            main.commands[words[0]].make_context(words[0], words[1:])
-            config = next(word for word in words if word.startswith("segmentation/"))
+            main.get_command(None, words[0]).make_context(words[0], words[1:])
+            names = [word.removeprefix("config:") for word in words]
+            config = next(name for name in names if name.startswith("segmentation/"))
             assert recipes.experiment(config) if "/h2" in config else engine.find_config(config)
         elif program == "python":
             assert words[:2] == ["-m", composed.__name__]
