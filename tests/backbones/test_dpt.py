@@ -662,7 +662,12 @@ def check_groups(model: DPT, coarse: bool) -> None:
     if not coarse:
         assert len(groups) >= 6
     exempt = model.no_weight_decay()
-    decayed = {id(p) for g in param_groups_weight_decay(model, 0.05, exempt) if g["weight_decay"] for p in g["params"]}
+    decayed = {
+        id(p)
+        for g in param_groups_weight_decay(model, 0.05, no_weight_decay_list=exempt)
+        if g["weight_decay"]
+        for p in g["params"]
+    }
     for name, p in model.named_parameters():
         if name.rpartition(".")[2] in ("pos_embed", "cls_token", "A_log", "dt_bias"):
             assert id(p) not in decayed, name
