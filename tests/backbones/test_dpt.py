@@ -683,10 +683,10 @@ def test_gradient_checkpointing_changes_nothing(options):
     inner = next(
         m for name, m in network.named_modules() if re.fullmatch(r"(blocks|layers)\.0|stages\.0\.blocks\.0", name)
     )
-    inner.register_forward_hook(lambda *args: calls.append(1))
+    inner.register_forward_pre_hook(lambda *args: calls.append(1))
     for net in (model, saving):
         net(x).square().sum().backward()
-    assert len(calls) == 2  # forwards, and again in the backward pass
+    assert len(calls) == 2  # in the forward pass, and again in the backward pass
     for (name, a), b in zip(model.named_parameters(), saving.parameters(), strict=True):
         if a.grad is None:  # the auxiliary classifier, which only training runs
             assert "auxiliary" in name
