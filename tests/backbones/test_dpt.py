@@ -662,7 +662,12 @@ def check_groups(model: DPT, coarse: bool) -> None:
     if not coarse:
         assert len(groups) >= 6
     exempt = model.no_weight_decay()
-    decayed = {id(p) for g in param_groups_weight_decay(model, 0.05, exempt) if g["weight_decay"] for p in g["params"]}
+    decayed = {
+        id(p)
+        for g in param_groups_weight_decay(model, 0.05, no_weight_decay_list=exempt)
+        if g["weight_decay"]
+        for p in g["params"]
+    }
     for name, p in model.named_parameters():
         if name.rpartition(".")[2] in ("pos_embed", "cls_token", "A_log", "dt_bias"):
             assert id(p) not in decayed, name
@@ -678,10 +683,10 @@ def test_gradient_checkpointing_changes_nothing(options):
     inner = next(
         m for name, m in network.named_modules() if re.fullmatch(r"(blocks|layers)\.0|stages\.0\.blocks\.0", name)
     )
-    inner.register_forward_hook(lambda *args: calls.append(1))
+    inner.register_forward_pre_hook(lambda *args: calls.append(1))
     for net in (model, saving):
         net(x).square().sum().backward()
-    assert len(calls) == 2  # forwards, and again in the backward pass
+    assert len(calls) == 2  # in the forward pass, and again in the backward pass
     for (name, a), b in zip(model.named_parameters(), saving.parameters(), strict=True):
         if a.grad is None:  # the auxiliary classifier, which only training runs
             assert "auxiliary" in name
