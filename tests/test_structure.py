@@ -20,6 +20,7 @@ def test_imports_point_one_way():
 # Runs as where the system has neither file locks of this kind nor Unix sockets: Windows, and in part macOS.
 WITHOUT = """
 import socket, sys
+import psutil  # on Linux its own code names AF_UNIX
 sys.modules["fcntl"] = None
 for name in ("AF_UNIX", "SOCK_SEQPACKET"):
     delattr(socket, name)

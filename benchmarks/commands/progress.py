@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..timing.case import Row
-from ..timing.sweep import Event
+if TYPE_CHECKING:
+    from ..timing.case import Row
+    from ..timing.sweep import Event
 
 
 @contextmanager

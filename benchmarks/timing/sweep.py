@@ -8,6 +8,7 @@ so that a change in the machine's speed meets all of them alike and cannot reord
 from __future__ import annotations
 
 import functools
+import os
 import time
 import uuid
 from collections import deque
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from ..counting.counter import count_flops
@@ -145,7 +145,7 @@ class Measurement:
             batch_halved_from=self.case.batch if self.batch != self.case.batch else None,
             gmacs=gmacs,
             block=self._block,
-            load_average=round(psutil.getloadavg()[0], 2),
+            load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
             output_error=self._ready.get("output_error"),
             fingerprint=self._ready.get("fingerprint", here),
             started=self._started,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ..counting.counter import image_channels
 from ..sources import build_model
 from .case import Case
 
@@ -110,7 +111,7 @@ class Workload:
         torch.manual_seed(seed)
         self.model = build_model(case.model, case.image_size, device=self.device).train(self.training)
         wake_constant_parameters(self.model, seed)
-        self.x = self._images().to(self.device)  # (B, 3, H, W)
+        self.x = self._images().to(self.device)  # (B, C, H, W)
         classes = getattr(self.model, "num_classes", 0)
         if self.training and classes < 2:
             raise ValueError(f"{case.model}: training is timed on classifiers, and this model has {classes} classes")
@@ -124,7 +125,7 @@ class Workload:
 
             return photo_batch(self.case.model, load_photos(self.case.photos), self.case.image_size, self.case.batch)
         generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn(self.case.batch, 3, *self.case.image_size, generator=generator)
+        return torch.randn(self.case.batch, image_channels(self.model), *self.case.image_size, generator=generator)
 
     def reference(self) -> torch.Tensor:
         """Output (training: all gradients, as one vector) of the float32, eager, contiguous network.

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from mixerzoo.benchmarks.report.tables import fitting_parts, for_terminal, timing_table
+from mixerzoo.benchmarks.report.tables import fitting_parts, for_terminal
+from mixerzoo.benchmarks.report.timings import timing_table
 from mixerzoo.benchmarks.timing import environment, process, sweep
 from mixerzoo.benchmarks.timing.case import Case, Row, read_rows
 from mixerzoo.tasks.cli import main

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mixerzoo.backbones.checkpoints import write_atomically
 from mixerzoo.benchmarks.counting.counter import count_flops
 from mixerzoo.benchmarks.counting.criterion import TASKS
-from mixerzoo.benchmarks.report import charts, findings, sections, tables, timings
+from mixerzoo.benchmarks.report import charts, costs, findings, sections, tables, timings
 from mixerzoo.benchmarks.report.comparison import RECORDS_FILE, Records
 from mixerzoo.benchmarks.timing.block_sweep import (
     ATTENTIONS,
@@ -297,7 +297,7 @@ class TestTables:
         assert {row[-1].text for row in table.rows} == {"convolution", "attention", "causal attention", "pooling"}
 
     def test_stages_have_one_length_each(self, records):
-        table = findings.stage_table(records.of(CONV, *COCO))
+        table = costs.stage_table(records.of(CONV, *COCO))
         names = [column.name for column in table.columns]
         rows = [dict(zip(names, [cell.text for cell in row], strict=True)) for row in table.rows]
         lengths = [row["L"] for row in rows if row["L"] != "–"]
