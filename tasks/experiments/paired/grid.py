@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +19,9 @@ from mmengine import Config
 
 from .... import configs
 
-__all__ = ["Cell", "Contrast", "Control", "Grid", "load_grid", "protocol_digest"]
+__all__ = ["Cell", "Contrast", "Control", "Grid", "load_grid", "paired_names", "protocol_digest"]
 
+FOLDER = Path(configs.__file__).parent / "experiments"
 ROOT = Path(__file__).parents[3]  # of a checkout
 PROTOCOL = ROOT / "docs" / "protocol.md"
 
@@ -152,6 +154,11 @@ class Grid:
         return found, (mixer,)
 
 
+def paired_names() -> list[str]:
+    """Experiments of this kind; the other grids in ``configs/experiments`` are ablations of recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if re.search(r"^cells = ", path.read_text(), re.MULTILINE))
+
+
 def load_grid(name: str) -> Grid:
     """Reads ``configs/experiments/{name}.py``.
 
@@ -159,11 +166,9 @@ def load_grid(name: str) -> Grid:
         FileNotFoundError: no such grid; the message lists them.
         ValueError: it does not hold together.
     """
-    folder = Path(configs.__file__).parent / "experiments"
-    path = folder / f"{name}.py"
-    if not path.is_file():
-        there = ", ".join(sorted(path.stem for path in folder.glob("*.py")))
-        raise FileNotFoundError(f"no experiment {name!r} (experiments: {there})")
+    path = FOLDER / f"{name}.py"
+    if name not in paired_names():
+        raise FileNotFoundError(f"no experiment {name!r} (experiments: {', '.join(paired_names())})")
     cfg = {key: value for key, value in Config.fromfile(path).to_dict().items() if not key.startswith("_")}
     cells = {}
     for key, values in cfg.pop("cells").items():

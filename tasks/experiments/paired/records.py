@@ -23,7 +23,7 @@ from .grid import PROTOCOL, ROOT, Cell, Grid, protocol_digest
 
 __all__ = ["append", "provenance", "read", "select"]
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = ROOT / "benchmarks" / "results" / "experiments"
 
 
 def provenance(cell: Cell) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def provenance(cell: Cell) -> dict[str, Any]:
         "settings": cell.settings(),
         "commit": _git("rev-parse", "HEAD"),
         # Records are appended to the tree while the runs go on: they are no change of what is run.
-        "clean": not _git("status", "--porcelain", "--", ".", ":(exclude)tasks/experiments/results"),
+        "clean": not _git("status", "--porcelain", "--", ".", f":(exclude){RESULTS.relative_to(ROOT)}"),
         "machine": f"{_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mixerzoo.tasks.experiments.paired import __main__ as paired
+from mixerzoo.tasks.cli import main
 from mixerzoo.tasks.experiments.paired import grid as grids
-from mixerzoo.tasks.experiments.paired import records
+from mixerzoo.tasks.experiments.paired import records, runs
 from mixerzoo.tasks.experiments.paired.grid import Cell, Contrast, Control, Grid, load_grid
 from mixerzoo.tasks.experiments.paired.patches import FashionPatches
 from mixerzoo.tasks.experiments.paired.report import Runs, judge, write_report
@@ -61,7 +61,7 @@ def tiny(monkeypatch, tmp_path):
     for module in (grids, records):
         monkeypatch.setattr(module, "PROTOCOL", protocol)
     monkeypatch.setattr(records, "_git", lambda *arguments: "" if "status" in arguments else "c0ffee")
-    monkeypatch.setattr(paired, "load_grid", lambda name: TINY)
+    monkeypatch.setattr(runs, "load_grid", lambda name: TINY)
     monkeypatch.setattr("mixerzoo.tasks.experiments.paired.report.load_grid", lambda name: TINY)
     return tmp_path
 
@@ -104,38 +104,38 @@ def test_a_run_that_diverges_says_so():
 
 def test_tune_run_resume_shard_and_report(tiny, capsys):
     with pytest.raises(ValueError, match="far-49-s6 is not tuned yet; run --tune before --run"):
-        paired.run("tiny", tiny)
-    paired.tune("tiny", tiny)
+        runs.run("tiny", tiny)
+    runs.tune("tiny", tiny)
     tuned = lines(tiny / "tiny" / "tuning.jsonl")
     assert len(tuned) == 3 * 2 * 1
     assert {record["asked_steps"] for record in tuned} == {3}
     assert "far placebo: 0.00" in capsys.readouterr().out
 
-    paired.run("tiny", tiny, shard="2/2")
+    runs.run("tiny", tiny, shard=(2, 2))
     path = tiny / "tiny" / "far-49.jsonl"
     half = path.read_text()
     assert len(lines(path)) == 4
     (tiny / "protocol.md").write_text("as written afterwards")
     with pytest.raises(ValueError, match=r"made under another protocol .* cannot be judged by this one"):
-        paired.report("tiny", tiny)
+        runs.report("tiny", tiny)
     (tiny / "protocol.md").write_text("as written before")
-    assert paired.report("tiny", tiny)["contrasts"][0]["verdict"] == "not run"
+    assert runs.report("tiny", tiny)["contrasts"][0]["verdict"] == "not run"
 
-    paired.run("tiny", tiny)  # the other shard's, and no run twice
+    runs.run("tiny", tiny)  # the other shard's, and no run twice
     assert path.read_text().startswith(half)
     assert len(lines(path)) == 9
     before = path.read_text()
-    paired.run("tiny", tiny)
+    runs.run("tiny", tiny)
     assert path.read_text() == before
     by_name = {(record["mixer"], record["seed"]): record for record in lines(path)}
     (tiny / "again").mkdir()
     (tiny / "again" / "tiny").mkdir()
     (tiny / "again" / "tiny" / "tuning.jsonl").write_text((tiny / "tiny" / "tuning.jsonl").read_text())
-    paired.run("tiny", tiny / "again", cell="far-49-s6", seed=2)
+    runs.run("tiny", tiny / "again", cell="far-49-s6", seed=2)
     (alone,) = lines(tiny / "again" / "tiny" / "far-49.jsonl")
     assert outcome(alone) == outcome(by_name["s6", 2])
 
-    content = paired.report("tiny", tiny, tiny / "out")
+    content = runs.report("tiny", tiny, tiny / "out")
     p1 = content["contrasts"][0]
     expected = [by_name["s6", seed]["value"] - by_name["placebo", seed]["value"] for seed in TINY.seeds]
     assert p1["values"] == pytest.approx(expected)
@@ -192,7 +192,7 @@ def test_a_file_that_holds_no_records_is_refused(tmp_path):
 
 
 def test_a_killed_run_is_made_again_and_files_stay_whole(tmp_path):
-    command = f"{sys.executable} -m mixerzoo.tasks.experiments.paired legend --pilot --cell far-49 --steps 2 --folder"
+    command = f"{sys.executable} -m mixerzoo.tasks.cli experiment legend --pilot --cell far-49 --steps 2 --runs"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command.split(), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
     path = tmp_path / "legend" / "pilot.jsonl"
@@ -203,7 +203,7 @@ def test_a_killed_run_is_made_again_and_files_stay_whole(tmp_path):
     process.wait()
     killed = lines(path)
     assert 1 <= len(killed) < 10
-    paired.pilot("legend", tmp_path, cell="far-49", steps=2)
+    runs.pilot("legend", tmp_path, cell="far-49", steps=2)
     whole = lines(path)
     assert whole[: len(killed)] == killed
     assert sorted(record["mixer"] for record in whole) == sorted(load_grid("legend").cell("far-49").mixers)
@@ -226,7 +226,7 @@ def test_grids_hold_together(name):
             data = FashionPatches(root=DATA, images=16)
         images, labels = data.batch([0])
         assert network(cell, cell.mixers[0], data, 0)(images).shape == (*labels.shape, data.classes)
-    assert not set(grid.seeds) & {*grid.tuning_seeds, paired.PILOT_SEED}
+    assert not set(grid.seeds) & {*grid.tuning_seeds, runs.PILOT_SEED}
 
 
 def test_primary_contrasts_are_the_protocols():
@@ -243,17 +243,17 @@ def test_primary_contrasts_are_the_protocols():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "no experiment 'nothing' (experiments: ar, h1, legend)"),
+        (["legend", "--jobs", "2"], "--jobs is for grids of recipes"),
         (["legend", "--cell", "far-7"], "no cell 'far'"),
         (["legend", "--cell", "far-784-s7"], "cell far-784: no mixer 's7'"),
         (["legend", "--seed", "100"], "seed: expected one of (0, 1, 2"),
         (["legend", "--double"], "--double is for one cell"),
-        (["legend", "--tune", "--shard", "3/2"], "shard: expected i/n with 1 ≤ i ≤ n, e.g. 1/2, got '3/2'"),
+        (["legend", "--tune", "--shard", "3/2"], "expected I/N with 1 ≤ I ≤ N, e.g. 2/4; got '3/2'"),
     ],
 )
 def test_wrong_arguments_are_one_clear_error(tmp_path, arguments, message):
-    result = CliRunner().invoke(paired.main, [*arguments, "--folder", str(tmp_path)])
-    assert result.exit_code == 1
+    result = CliRunner().invoke(main, ["experiment", *arguments, "--runs", str(tmp_path)])
+    assert result.exit_code in (1, 2)
     assert message in result.output
     assert not isinstance(result.exception, ValueError)
 

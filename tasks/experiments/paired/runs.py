@@ -1,8 +1,8 @@
 """Runs a grid: tuning first, then every cell with every mixer and seed, paired, sharded and resumable.
 
-    python -m mixerzoo.tasks.experiments.paired legend --tune
-    python -m mixerzoo.tasks.experiments.paired legend --run --shard 1/2
-    python -m mixerzoo.tasks.experiments.paired legend --report
+    mixerzoo experiment legend --tune
+    mixerzoo experiment legend --run --shard 1/2
+    mixerzoo experiment legend --report
 
 A run of a seed has the initial weights and the pictures of every other run of that seed. Runs are made one after
 another, on one thread; to use more cores, start as many shards. A run that was killed is made again; one that is in the
@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from . import records
@@ -94,13 +93,13 @@ def run_jobs(grid: Grid, folder: Path, cells: Sequence[Cell], steps: dict[str, i
     ]
 
 
-def tune(name: str, folder: Path = records.RESULTS, shard: str = "1/1", data: Path | None = None) -> None:
+def tune(name: str, folder: Path = records.RESULTS, shard: tuple[int, int] = (1, 1), data: Path | None = None) -> None:
     """Makes the tuning runs that are missing, and prints the rates when all are there.
 
     Args:
         name: of a grid in ``configs/experiments``.
         folder: of the records, ``{folder}/{name}/tuning.jsonl``.
-        shard: ``i/n``: make only every n-th run, from the i-th.
+        shard: (i, n): make only every n-th run, from the i-th.
         data: folder of Fashion-MNIST.
     """
     grid = load_grid(name)
@@ -115,7 +114,7 @@ def tune(name: str, folder: Path = records.RESULTS, shard: str = "1/1", data: Pa
 def run(
     name: str,
     folder: Path = records.RESULTS,
-    shard: str = "1/1",
+    shard: tuple[int, int] = (1, 1),
     data: Path | None = None,
     cell: str | None = None,
     seed: int | None = None,
@@ -126,7 +125,7 @@ def run(
     Args:
         name: of a grid in ``configs/experiments``.
         folder: of the records, ``{folder}/{name}/{cell}.jsonl``.
-        shard: ``i/n``: make only every n-th run, from the i-th.
+        shard: (i, n): make only every n-th run, from the i-th.
         data: folder of Fashion-MNIST.
         cell: only this cell, ``far-784``, or this mixer in it, ``far-784-s6``.
         seed: only this one.
@@ -155,7 +154,7 @@ def run(
 def pilot(
     name: str,
     folder: Path = records.RESULTS,
-    shard: str = "1/1",
+    shard: tuple[int, int] = (1, 1),
     data: Path | None = None,
     cell: str | None = None,
     steps: int = PILOT_STEPS,
@@ -210,11 +209,11 @@ def report(name: str, folder: Path = records.RESULTS, out: Path | None = None) -
     return write_report(load_grid(name), folder, out or folder / name)
 
 
-def _make(grid: Grid, jobs: Sequence[Job], path_of: Any, shard: str, data: Path | None) -> None:
+def _make(grid: Grid, jobs: Sequence[Job], path_of: Any, shard: tuple[int, int], data: Path | None) -> None:
     """Makes this shard's missing runs, saying how long the rest will take."""
     done = {_key(record) for path in {path_of(job) for job in jobs} for record in records.read([path])}
-    part, parts = _parse_shard(shard)
-    todo = [job for number, job in enumerate(jobs) if job.key() not in done and number % parts == part]
+    part, parts = shard
+    todo = [job for number, job in enumerate(jobs) if job.key() not in done and number % parts == part - 1]
     left = sum(map(_work, todo))
     start, made = time.monotonic(), 0.0
     for number, job in enumerate(todo, start=1):
@@ -251,59 +250,3 @@ def _one(grid: Grid, job: Job, data: Path | None) -> dict[str, Any]:
 def _work(job: Job) -> float:
     """Something that a run's time is about proportional to."""
     return job.steps * job.cell.batch * job.cell.data.get("side", 28) ** 2
-
-
-def _parse_shard(shard: str) -> tuple[int, int]:
-    """``2/3 -> (1, 3)``.
-
-    Raises:
-        ValueError: not i/n with 1 ≤ i ≤ n.
-    """
-    part, slash, parts = shard.partition("/")
-    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise ValueError(f"shard: expected i/n with 1 ≤ i ≤ n, e.g. 1/2, got {shard!r}")
-    return int(part) - 1, int(parts)
-
-
-@click.command()
-@click.argument("name")
-@click.option("--pilot", "action", flag_value="pilot", help="Measure what it will cost.")
-@click.option("--tune", "action", flag_value="tune", help="Choose learning rates.")
-@click.option("--run", "action", flag_value="run", help="Make the runs (default).", default=True)
-@click.option("--report", "action", flag_value="report", help="Judge the runs.")
-@click.option("--folder", type=click.Path(path_type=Path), default=records.RESULTS, help="Folder of the records.")
-@click.option("--shard", default="1/1", show_default=True, help="Make only every n-th run, from the i-th.")
-@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of Fashion-MNIST.")
-@click.option("--cell", help="Only this cell, or mixer in a cell: far-784, far-784-s6.")
-@click.option("--seed", type=int, help="Only this seed.")
-@click.option("--double", is_flag=True, help="Twice the steps, for a cell that was void.")
-@click.option("--steps", type=int, default=PILOT_STEPS, show_default=True, help="Of a pilot's runs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.")
-def main(
-    name: str,
-    action: str,
-    folder: Path,
-    shard: str,
-    data: Path | None,
-    cell: str | None,
-    seed: int | None,
-    double: bool,
-    steps: int,
-    out: Path | None,
-) -> None:
-    """Pilots, tunes, runs or judges the experiment NAME of configs/experiments."""
-    try:
-        if action == "pilot":
-            pilot(name, folder, shard, data, cell, steps)
-        elif action == "tune":
-            tune(name, folder, shard, data)
-        elif action == "run":
-            run(name, folder, shard, data, cell, seed, double)
-        else:
-            report(name, folder, out)
-    except (ValueError, FileNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-if __name__ == "__main__":
-    main()
