@@ -313,7 +313,7 @@ class TestTables:
 
     def test_failures_and_noise_are_shown(self, records):
         records.rows[0].status, records.rows[0].message, records.rows[0].p50_ms = "oom", "no memory at all", None
-        table = tables.timing_table(records.rows)
+        table = timings.timing_table(records.rows)
         chips = {cell.chip for row in table.rows for cell in row}
         assert {"oom", "drifting"} <= chips
         assert "no memory at all" in table.note
