@@ -89,7 +89,7 @@ class Isotropic(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, height, width, embed_dim, **dd))
         self.blocks = nn.Sequential(
             *[
-                GatedBlock(embed_dim, cls(embed_dim, **grid, **dd), rate, through, **dd)
+                GatedBlock(embed_dim, cls(embed_dim, **grid, **dd), rate, through=through, **dd)
                 for rate in calculate_drop_path_rates(drop_path_rate, depth)
             ]
         )

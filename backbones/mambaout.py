@@ -39,7 +39,7 @@ def through_channels(dim: int) -> int:
     return int(8 / 3 * dim) - dim
 
 
-def _mixer(name: str, dim: int, backend: str, **dd: Any) -> nn.Module:
+def build_mixer(name: str, dim: int, backend: str, **dd: Any) -> nn.Module:
     """The mixer of that name; scans alone take a backend."""
     kind = mixer_class(name)
     options = {"backend": backend} if kind.kind == "scan" else {}
@@ -53,8 +53,8 @@ class GatedBlock(nn.Module):
         dim: channels D.
         mixer: name of a registered token mixer, applied to D of the ``int(8/3 · D)`` hidden channels; or such a mixer.
         drop_path: probability of dropping the residual branch of a sample.
-        through: hidden channels that no mixer touches, if not the ``int(8/3 · D) - D`` of the published models.
         backend: of a mixer given by name, if it is a scan.
+        through: hidden channels that no mixer touches, if not the ``int(8/3 · D) - D`` of the published models.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class GatedBlock(nn.Module):
         dim: int,
         mixer: str | nn.Module,
         drop_path: float = 0.0,
-        through: int | None = None,
         backend: str = "auto",
+        through: int | None = None,
         **dd: Any,
     ) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class GatedBlock(nn.Module):
         self.through_out = nn.Linear(through, dim, bias=False, **dd)
         self.mixed_gate = nn.Linear(dim, dim, **dd)
         self.mixed_value = nn.Linear(dim, dim, **dd)
-        self.mixer = mixer if isinstance(mixer, nn.Module) else _mixer(mixer, dim, backend, **dd)
+        self.mixer = mixer if isinstance(mixer, nn.Module) else build_mixer(mixer, dim, backend, **dd)
         self.mixed_out = nn.Linear(dim, dim, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

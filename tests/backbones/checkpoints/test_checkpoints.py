@@ -22,7 +22,7 @@ import torch
 import torch.package
 from click.testing import CliRunner
 from mixerzoo.backbones.checkpoints import convert, read_checkpoint, unwrap
-from mixerzoo.benchmarks.cli import main
+from mixerzoo.tasks.cli import main
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 
