@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import statistics
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from mixerzoo.benchmarks.counting.counter import count_flops
+from mixerzoo.benchmarks.report import documents
 from mixerzoo.benchmarks.sources import build_model
+from mixerzoo.benchmarks.timing.environment import source_hash
 from mixerzoo.tasks.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -47,17 +48,6 @@ def test_the_two_commands_are_what_ci_runs():
     assert len(lines("pip install uv && ")) == 2
 
 
-def test_model_table():
-    section = README.partition("\n## Models\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", section, re.MULTILINE)
-    assert len(rows) > 15
-    for name, params, gmacs in rows:
-        net = build_model(name, (224, 224), device="meta")
-        assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" == params, name
-        macs = count_flops(net, (224, 224)).macs() / 1e9
-        assert f"{macs:.{len(gmacs.partition('.')[2])}f}" == gmacs, name
-
-
 def test_published_figures():
     """docs/counting.md: what papers print, and what we print in their convention."""
     text = (ROOT / "docs" / "counting.md").read_text()
@@ -69,74 +59,45 @@ def test_published_figures():
         assert (f"{macs:.1f}" == published) != name.startswith("vim_"), name
 
 
-def test_results_come_from_the_files(tmp_path):
-    """Every line of the tables in the results section, and the picture, follow from `benchmarks/results/`."""
-    section = README.partition("\n## Results\n")[2].partition("\n## ")[0]
-    files = re.findall(r"mixerzoo bench --from (benchmarks/results/\w+\.jsonl)", section)
-    printed = [CliRunner().invoke(main, ["bench", "--from", str(ROOT / f), "--markdown"]).output for f in files]
-    scans = scan_rows(json.loads((ROOT / "benchmarks" / "results" / "scan_amd_epyc.json").read_text()))
-    possible = {line for output in printed for line in output.splitlines()} | set(scans)
-    possible |= set(experiment_rows(json.loads((ROOT / "benchmarks" / "results" / "h1_amd_epyc.json").read_text())))
-    possible |= set(length_rows())
-    rows = [line for line in section.splitlines() if line.startswith("| ")]
-    assert len(rows) > 10
-    assert [line for line in rows if line not in possible] == []
-    for side, tokens in re.findall(r"at about ([\d,]+) pixels a side \(([\d,]+) tokens", printed[0]):
-        assert f"about {side} pixels a\nside ({tokens} tokens" in section
-    picture = tmp_path / "time.svg"
-    growth = ROOT / "benchmarks" / "results" / "growth_amd_epyc.jsonl"
-    assert CliRunner().invoke(main, ["bench", "--from", str(growth), "--plot", str(picture)]).exit_code == 0
-    assert picture.read_text() == (ROOT / "docs" / "time_against_image_side.svg").read_text()
+def test_every_table_follows_from_its_record():
+    """What README and docs show is what `documents` writes today."""
+    for page in documents.pages(ROOT):
+        text = page.read_text(encoding="utf-8")
+        assert documents.render(text, ROOT) == text, f"{page.name}: run python -m mixerzoo.benchmarks.report.documents"
 
 
-def experiment_rows(record: dict) -> list[str]:
-    """What `mixerzoo experiment` wrote as table.json, as lines of the README's table."""
-    heads = ("network", "top-1 %", "± sd", "Mparams", "MMACs", "µs per image and training step")
-    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for entry in record["entries"]:
-        values, step = entry["values"], 1e3 * entry["step_ms_per_image"]
-        figures = f"{statistics.mean(values):.1f} | {statistics.stdev(values):.1f} | {entry['parameters'] / 1e6:.2f}"
-        lines.append(f"| {entry['name']} | {figures} | {entry['macs'] / 1e6:.1f} | {step:.0f} |")
-    return lines
+def test_pages_hold_marked_tables():
+    tables = {page.name: documents.MARKS.findall(page.read_text(encoding="utf-8")) for page in documents.pages(ROOT)}
+    assert len(tables["model_zoo.md"]) >= 8
+    assert len(tables["results.md"]) >= 10
+    assert len(tables["README.md"]) == 1
 
 
-def length_rows() -> list[str]:
-    """Hypothesis 2: table.json of both tasks, short beside long, each seed, as lines of the README's table."""
-    pair = ("short", "long")
-    heads = [f"{metric}, short | long" for task in ("box AP50", "mIoU %") for metric in (task, "ms a step")]
-    lines = [f"| network | {' | '.join(heads)} |", "| --- |" + 2 * len(heads) * " ---: |"]
-    found = {}
-    for task in ("detection", "segmentation"):
-        file = ROOT / "benchmarks" / "results" / f"h2_{task}_amd_epyc.json"
-        for entry in json.loads(file.read_text())["entries"]:
-            found[(task, *entry["name"].rsplit("_", 1))] = entry
-    for mixer in dict.fromkeys(mixer for _, mixer, _ in found):
-        cells = []
-        for task, digits in (("detection", 3), ("segmentation", 1)):
-            entries = [found.get((task, mixer, length)) for length in pair]
-            seeds = [[] if entry is None else entry["values"] for entry in entries]
-            cells += [", ".join(f"{value:.{digits}f}" for value in values) or "–" for values in seeds]
-            for entry, pictures in zip(entries, (16, 1), strict=True):  # 16 short ones have the pixels of a long one
-                cells.append("–" if entry is None else f"{pictures * entry['step_ms_per_image']:.0f}")
-        lines.append(f"| {mixer} | {' | '.join(cells)} |")
-    return lines
+def test_figures_of_other_code_are_named(tmp_path):
+    """A record whose code has changed since, and one that does not say, are both listed."""
+    results = tmp_path / documents.RESULTS
+    results.mkdir(parents=True)
+    source = (ROOT / documents.RESULTS / "mambaout_tiny_intel_xeon.jsonl").read_text(encoding="utf-8")
+    row = json.loads(source.splitlines()[0])
+    row["fingerprint"]["source_hash"] = source_hash(row["case"]["model"])
+    (results / "now.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    row["fingerprint"]["source_hash"] = "0" * 16
+    (results / "before.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (results / "unknown.jsonl").write_text(source, encoding="utf-8")
+    marks = "".join(
+        f"<!-- table: timings {name}.jsonl -->\n<!-- end of table -->\n" for name in ("now", "before", "unknown")
+    )
+    (tmp_path / "README.md").write_text(marks, encoding="utf-8")
+    assert documents.changed(tmp_path) == ["README.md: before.jsonl", "README.md: unknown.jsonl"]
 
 
-def scan_rows(record: dict) -> list[str]:
-    """The scan's C kernel against others, as lines of the README's table."""
-    heads = ("scan", "shape (B, D, L, N)", "pass", "ms", "mamba-ssm's reference", "mambapy's pscan")
-    lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | ---: | ---: | ---: |"]
-    for case in record["devices"]["cpu"]["cases"]:
-        if case["shape"]["suite"] != "selective_scan":
-            continue
-        (row,) = (row for row in case["results"] if row["name"] == "cpu")
-        shape = ", ".join(str(case["shape"][key]) for key in ("batch", "channels", "length", "states"))
-        found = [row["speedups"].get(name) for name in ("selective_scan_ref", "mambapy pscan")]
-        ratios = ["–" if ratio is None else f"{ratio[0]:.0f}×" for ratio in found]
-        lines.append(
-            f"| {case['shape']['model']} | ({shape}) | {case['mode']} | {row['ms']:.2f} | {' | '.join(ratios)} |"
-        )
-    return lines
+def test_a_mark_of_no_table_is_named():
+    with pytest.raises(ValueError, match=r"table: expected one of .*, got 'nothing'"):
+        documents.render("<!-- table: nothing x -->\n<!-- end of table -->\n", ROOT)
+
+
+def test_readme_is_read_in_a_minute():
+    assert len(README.splitlines()) <= 120
 
 
 def around_mask_rcnn(dims: tuple[int, ...], height: int = 800, width: int = 1280) -> float:
