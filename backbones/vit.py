@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import Attention
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
@@ -25,6 +25,7 @@ from .checkpoints import WeightFile, load_weights, through_our_reader
 __all__ = ["CausalVisionTransformer"]
 
 
+@register_notrace_module  # torch.fx would see a proxy for the mask that is not there
 class CausalAttention(Attention):
     """Self-attention in which patches see the patches up to themselves, and prefix tokens see everything.
 

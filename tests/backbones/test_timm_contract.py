@@ -359,7 +359,8 @@ def test_tracing_with_gradients(name):
 HIERARCHICAL = [name for name in SMALLEST if name.startswith(("mambaout", "vmamba"))]
 
 
-@code_paths
+# The isotropic networks resample positions to the grid they are given, which symbolic tracing cannot follow.
+@pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith("isotropic_")])
 def test_fx(name):
     net = shallow(name).eval()
     traced = create_feature_extractor(net, [net.default_cfg["classifier"]])
