@@ -192,7 +192,7 @@ class TestBadInput:
             (["test_vit", "--from", "somewhere"], "takes neither MODEL nor --input"),
             (
                 ["--from", "/nowhere"],
-                "expected the records of an earlier `mixerzoo compare` in '/nowhere/phases.json'",
+                "expected the records of an earlier `mixerzoo compare` in '/nowhere/compare.json'",
             ),
         ],
     )
