@@ -178,7 +178,7 @@ def main(path: Path, seed: int) -> None:
     """Draws one map of every kind into a PNG file."""
     from matplotlib.figure import Figure
 
-    from ...backbones._files import write_atomically
+    from ...backbones.checkpoints import write_atomically
 
     kinds = {
         "far: the value of the key": LegendMaps(14, seed=seed),

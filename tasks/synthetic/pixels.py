@@ -103,7 +103,7 @@ def main(path: Path, data: str) -> None:
     """Draws a picture at its three lengths into a PNG file."""
     from matplotlib.figure import Figure
 
-    from ...backbones._files import write_atomically
+    from ...backbones.checkpoints import write_atomically
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, side in zip(figure.subplots(1, 3), (28, 14, 7), strict=True):

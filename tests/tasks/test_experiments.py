@@ -95,7 +95,7 @@ def test_submitting_without_submitit_says_what_to_install(quick, monkeypatch):
 
 
 def test_experiment_mistakes(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing: no such experiment; there are classification_h1"):
+    with pytest.raises(FileNotFoundError, match=r"nothing: no such experiment; there are ar, classification_h1"):
         recipes.experiment("nothing")
     with pytest.raises(ValueError, match=r"no finished run of classification_h1"):
         report.report("classification_h1", tmp_path)

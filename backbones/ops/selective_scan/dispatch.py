@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
 from types import ModuleType
 
@@ -13,12 +12,18 @@ from ..common import without_autocast
 from .problem import Problem, contiguous_last
 
 _AUTO = {"cuda": ("triton", "torch"), "cpu": ("cpu", "torch")}  # best first
-_MODULES = {"triton": ".gpu.launch", "cpu": ".cpu.launch", "torch": ".chunked"}
 
 
 @functools.cache
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(_MODULES[name], __package__)
+    """The module of ``triton``, ``cpu`` or ``torch``; Triton is imported only where it is used."""
+    if name == "triton":
+        from .gpu import launch as module
+    elif name == "cpu":
+        from .cpu import launch as module
+    else:
+        from . import chunked as module
+    return module
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from fractions import Fraction
 import pytest
 import torch
 from click.testing import CliRunner
-from mixerzoo.benchmarks import analyze as command
 from mixerzoo.benchmarks import sources
 from mixerzoo.benchmarks.counting.record import from_json
 from mixerzoo.tasks.cli import main
@@ -186,7 +185,7 @@ class TestBadInput:
         assert "is a folder" in error
 
     def test_output_is_refused_before_any_work(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(command, "Analyzer", None)
+        monkeypatch.setattr("mixerzoo.benchmarks.counting.criterion.Analyzer", None)
         refused("analyze", "resnet10t", "--output", tmp_path / "no" / "file.json")
 
     @pytest.mark.parametrize(

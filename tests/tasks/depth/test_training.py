@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,23 +262,3 @@ def test_analyze_counts_a_configs_network():
     assert whole["macs"] == pytest.approx(macs(engine.load_config(CONFIG)), rel=1e-3)
     assert 0 < backbone["macs"] < whole["macs"]
     assert CliRunner().invoke(main, ["analyze"]).exit_code != 0
-
-
-def test_results_in_the_docs_are_those_that_are_checked_in():
-    root = Path(__file__).parents[3]
-    results = root / "benchmarks" / "results"
-    rows = re.findall(r"^\| (\w+) \| (\d+) \| (0\..*) \|$", (root / "docs" / "depth.md").read_text(), re.MULTILINE)
-    rooms, castel = (
-        {
-            entry["name"]: [*entry["values"], *entry["others"]]
-            for machine in ("intel_xeon", "amd_epyc")
-            for entry in json.loads((results / f"depth_{kind}_{machine}.json").read_text())["entries"]
-        }
-        for kind in ("rooms", "castel")
-    )
-    assert len(rows) == len(rooms) > 2
-    for name, epochs, figures in rows:
-        assert int(epochs) == engine.load_config(f"depth/{name}_synthetic").train_cfg.max_epochs
-        shown = [f"{x:.3f}" for x in rooms[f"{name}_synthetic"][:3]]
-        shown += [f"{x:.3f}" for x in castel.get(f"{name}_castel", ())[:2]] or ["–", "–"]
-        assert figures.split(" | ") == shown
