@@ -275,7 +275,7 @@ def test_commands_of_the_docs_are_there():
         elif program == "python":
             assert words[:2] == ["-m", composed.__name__]
             composed.main.make_context("composed", words[2:])
-    assert len(lines) == 8
+    assert len(lines) == 7
 
 
 @pytest.mark.slow
