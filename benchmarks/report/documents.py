@@ -170,7 +170,8 @@ def dpt(name: str, root: Path) -> str:
         memory = (f"{result[side]['peak_mb']:,.0f}" for side in ("ours_memory", "theirs_memory"))
         interval = f"{result['low']:.3f}–{result['high']:.3f}"
         table.add(result["model"], f"{result['ratio']:.3f}", interval, *memory)
-    return f"{_markdown(table)}\n{provenance(name, [record])}"
+    today = source_hash(*(result["model"] for result in record["results"])) if "fingerprint" in record else None
+    return f"{_markdown(table)}\n{provenance(name, [record.get('fingerprint', record)], today and [today])}"
 
 
 def training(name: str, root: Path) -> str:

@@ -1,7 +1,7 @@
 """Our DPT against transformers' with the same weights: outputs compared first, then timed in turns in one process, and
 the peak memory of each in a process of its own.
 
-    python -m mixerzoo.tasks.depth.speed --output dpt_speed.json
+    python -m mixerzoo.benchmarks.dpt_against_transformers --output dpt_speed.json
 
 Weights are random: they change no time. Before timing, the outputs have to agree; for the hybrid up to 2 % of their
 spread, because transformers standardises its ResNet's weights with another epsilon than the released model.
@@ -13,7 +13,6 @@ import ctypes
 import gc
 import json
 import multiprocessing
-import platform
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,8 +25,10 @@ import torch
 from scipy.stats import bootstrap
 from torch import nn
 
-from ..engine.checkpoints import write_atomically
-from .models import create_depth_model
+from ..backbones.checkpoints import load_state, write_atomically
+from ..backbones.dpt import checkpoint_filter_fn
+from .sources import build_model
+from .timing import environment
 
 __all__ = ["compare", "interleaved", "peak_memory", "theirs"]
 
@@ -81,7 +82,9 @@ def theirs(name: str) -> nn.Module:
 
 def ours(name: str, reference: nn.Module) -> nn.Module:
     """Our model with the weights of transformers'."""
-    return create_depth_model(name, reference.state_dict()).eval()
+    model = build_model(name)
+    load_state(model, checkpoint_filter_fn(reference.state_dict(), model), "transformers' weights")
+    return model.eval()
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -182,9 +185,9 @@ def main(models: tuple[str, ...], rounds: int, threads: int | None, output: Path
             f"{name}: {result['ratio']:.3f} of transformers' time ({result['low']:.3f} to {result['high']:.3f}), "
             f"peak {result['ours_memory']['peak_mb']:.0f} against {result['theirs_memory']['peak_mb']:.0f} MB"
         )
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    conditions = {"threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(), **versions}
-    write_atomically(json.dumps({**conditions, "side": SIDE, "results": results}, indent=1).encode(), output)
+    measured = environment.collect("cpu", *(models or MODELS))
+    record = {"fingerprint": measured, "transformers": transformers.__version__, "side": SIDE, "results": results}
+    write_atomically(json.dumps(record, indent=1), output)
 
 
 if __name__ == "__main__":
