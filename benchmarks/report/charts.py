@@ -68,7 +68,7 @@ class TimeCurve:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     """Names the labelled artists below the picture, in two columns."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=10)
 
 
 def _log_axis(axis: matplotlib.axis.Axis, ticks: Sequence[float] | None = None) -> None:
@@ -256,7 +256,7 @@ def _equal_rates(axes: Axes, reached: np.ndarray) -> None:
         axes.plot([left, right], [rate / 2 / left, rate / 2 / right], color=LIGHT["muted"], linewidth=0.8, alpha=0.45)
         end = (right, rate / 2 / right) if rate / 2 / right > bottom else (rate / 2 / bottom, bottom)
         if end[1] < top and end[0] > left * 2:
-            style = {"ha": "right", "va": "bottom", "fontsize": 9, "color": LIGHT["muted"]}
+            style = {"ha": "right", "va": "bottom", "fontsize": 10, "color": LIGHT["muted"]}
             axes.annotate(f"{rate:g} GFLOP/s", end, (-2, 3), textcoords="offset points", **style)
 
 
