@@ -5,6 +5,8 @@ from __future__ import annotations
 from .attention import Attention, CausalAttention
 from .gated_cnn import GatedCNN
 from .identity import Identity
+from .local import Local
+from .plain import Plain
 from .pool import Pool
 from .registry import list_mixers, mixer_class, register_mixer
 from .s6 import S6, BiS6
@@ -20,6 +22,8 @@ __all__ = [
     "CausalAttention",
     "GatedCNN",
     "Identity",
+    "Local",
+    "Plain",
     "Pool",
     "list_mixers",
     "mixer_class",
