@@ -33,7 +33,7 @@ class IsotropicBackbone(nn.Module):
         self._set_pool(pool)
 
     def embed(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        """Images (B, C, H, W) to tokens (B, L, D), and what layers are called with behind them, the grid (h, w) first."""
+        """Images (B, C, H, W) to tokens (B, L, D), and the layers' other arguments, the grid (h, w) first."""
         raise NotImplementedError
 
     def split(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,5 +148,5 @@ def make_head(dim: int, num_classes: int, **dd: Any) -> nn.Module:
 
 
 def resize_map(tokens: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """Resizes a table of positions (1, h·w, D) bicubically, as the official models do: corners apart, no antialiasing."""
+    """Resizes a table of positions (1, h·w, D) bicubically; the official models do so without antialiasing."""
     return resample_abs_pos_embed(tokens, list(new), list(old), num_prefix_tokens=0, antialias=False)

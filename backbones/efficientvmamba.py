@@ -4,9 +4,9 @@ Paper: "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba", a
 TerryPei/EfficientVMamba (Apache-2.0 by its README). EfficientVMamba-S is 64 channels wide, as its training log and its
 parameters say, not 96 as the paper's table.
 
-An atrous scan visits every second pixel of every second row: four scans, each over a quarter of the map, instead of four
-over all of it. A pair of them shares its rows, so that its two pixels are 2E channels of one pixel of a map half as large:
-nothing is copied into another order, only the outputs of even and odd rows are laid together.
+An atrous scan visits every second pixel of every second row: four scans, each over a quarter of the map, instead of
+four over all of it. Two of them share their rows, and their neighbouring pixels are read as one pixel of 2E channels on
+a map half as large: nothing is copied into another order, only the outputs of even and odd rows are laid together.
 
 Maps with odd sides are padded behind their convolution. Images whose sides are no multiples of 4 are padded with zeros;
 the official stem drops the pixels that are left over.
@@ -110,7 +110,7 @@ class AtrousSS2D(nn.Module):
 
 
 class ScanBlock(nn.Module):
-    """Scans and convolutions side by side behind one gate, ``(B, H, W, D) -> (B, H, W, D)`` (the paper's EVSS block)."""
+    """Scans beside convolutions, behind one gate, ``(B, H, W, D) -> (B, H, W, D)`` (the paper's EVSS block)."""
 
     def __init__(self, dim: int, d_state: int, drop_path: float, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
@@ -131,15 +131,16 @@ class ScanBlock(nn.Module):
         return x + self.drop_path(self.se(self.op(n)) + self.se(local))
 
 
-class ConvBlock(InvertedResidual):
-    """timm's inverted residual with squeeze-and-excitation, on maps ``(B, H, W, D) -> (B, H, W, D)``."""
+class ConvBlock(nn.Module):
+    """Inverted residual with squeeze-and-excitation, ``(B, H, W, D) -> (B, H, W, D)``."""
 
     def __init__(self, dim: int, drop_path: float, **dd: Any) -> None:
+        super().__init__()
         se = functools.partial(SqueezeExcite, rd_ratio=0.125)
-        super().__init__(dim, dim, exp_ratio=4, se_layer=se, drop_path_rate=drop_path, **dd)
+        self.conv = InvertedResidual(dim, dim, exp_ratio=4, se_layer=se, drop_path_rate=drop_path, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class EfficientVMamba(HierarchicalBackbone):
@@ -258,7 +259,7 @@ def _official_to_ours(key: str) -> str:
     if parts[3] in ("norm", "reduction"):
         return ".".join(["stages", str(stage + 1), "downsample", *parts[3:]])
     layer = _CONV_BLOCK.get(".".join(parts[3:5]), ".".join(parts[3:5]))
-    return ".".join(["stages", str(stage), "blocks", str(place - 1), layer, *parts[5:]])
+    return ".".join(["stages", str(stage), "blocks", str(place - 1), "conv", layer, *parts[5:]])
 
 
 def _cfg(size: str) -> dict[str, Any]:

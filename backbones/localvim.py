@@ -2,15 +2,18 @@
 
 Paper: "LocalMamba: Visual State Space Model with Windowed Selective Scan", arXiv 2403.09338. Official code:
 hunto/LocalMamba (Apache-2.0). Each layer has four directions of its own, found by a search; each direction has its own
-convolution and SSM, and its output passes a channel gate that the four share. Positions are learned and, without a class
-token, rotated into the residual before each layer.
+convolution and SSM, and its output passes a channel gate that the four share. Positions are learned and, without a
+class token, rotated into the residual before each layer.
 
-A map that does not divide into windows is padded with zeros before the convolution, so that padding is a step of the scan;
-it is dropped afterwards. The authors publish two lists of directions for LocalVim-S and keep the second, which has no
-search in it; which of them the released weights want is not known.
+A map that does not divide into windows is padded with zeros before the convolution, so that padding is a step of the
+scan; it is dropped afterwards. The official code defines LocalVim-S twice; the second definition, which counts, has the
+same four directions in all layers. Which of the two the released weights want is not known.
 
-The official code keeps the four ``A_log`` of a layer in one storage: loaded on a CPU, all four become the last one. Here
-they are apart, as on a GPU.
+The official code keeps the four ``A_log`` of a layer in one storage: loaded on a CPU, all four become the last one.
+Here they are apart, as on a GPU.
+
+The published 1.5 and 4.8 GMACs count 5·E·N instead of 9·E·N for a step of a scan, and the convolution and projections
+of one direction instead of four (hunto/LocalMamba#36). Counted alike, ours are the same; counted in full, 2.2 and 6.4.
 """
 
 from __future__ import annotations
@@ -65,9 +68,7 @@ class DirectionalSSM(nn.Module):
 
     no_weight_decay = ("A_log", "D")
 
-    def __init__(
-        self, dim: int, d_state: int, d_conv: int, dt_rank: int, backend: str = "auto", **dd: Any
-    ) -> None:
+    def __init__(self, dim: int, d_state: int, d_conv: int, dt_rank: int, backend: str = "auto", **dd: Any) -> None:
         super().__init__()
         self.split, self.backend = [dt_rank, d_state, d_state], backend
         self.conv1d = CausalConv1d(dim, dim, d_conv, groups=dim, **dd)
@@ -164,7 +165,7 @@ class Layer(nn.Module):
 
 
 def rotation_tables(grid: Grid, dim: int, device: torch.device) -> Rotation:
-    """Sines and cosines (h·w, D): rows turn the first half of the channels, columns the second, by neighbouring pairs."""
+    """Sines and cosines (h·w, D): rows turn the first half of the channels, columns the second, in adjacent pairs."""
     h, w = grid
     frequencies = 10000 ** -(torch.arange(0, dim // 2, 2, device=device, dtype=torch.float32) / (dim // 2))
     rows, columns = (

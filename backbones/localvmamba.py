@@ -1,15 +1,13 @@
 """LocalVMamba: four stages of SS2D blocks whose scans go through local windows, too.
 
 Paper: "LocalMamba: Visual State Space Model with Windowed Selective Scan", arXiv 2403.09338. Official code:
-hunto/LocalMamba (Apache-2.0). Blocks are those of VMamba's first version (16 states, gate, no MLP) with three changes:
-each block scans in four directions of its own, found by a search; each direction's output passes a channel gate that the
-four share; and their sum, not their mean, goes on.
+hunto/LocalMamba (Apache-2.0). Blocks are those of VMamba's first version (16 states, gate, no MLP) with two changes:
+each block scans in four directions of its own, found by a search, and each direction's output passes a channel gate
+that the four share before they are added.
 
 Where a map does not divide into windows it is padded behind its convolution: padding is a step of the scan with a zero
-input, and is dropped afterwards. Images whose sides are no multiples of 4 are padded with zeros; the official stem drops
-the pixels that are left over.
-
-The published MACs (5.7 and 11.4 G) count each padded step and 9·E·N per step and direction; see the test.
+input, and is dropped afterwards. Images whose sides are no multiples of 4 are padded with zeros; the official stem
+drops the pixels that are left over.
 """
 
 from __future__ import annotations

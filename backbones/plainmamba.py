@@ -4,11 +4,9 @@ Paper: "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition", arX
 ChenhongyiYang/PlainMamba (Apache-2.0). Four scans run along snaking rows and columns, both ways, with the same
 parameters and one term of B per direction of movement.
 
-Two quirks of the released networks are kept, because their weights were trained with them: only the scans' input is taken
-in the order of the snakes, while step, B and C stay in row-major order (``raster_selectivity``), and the bias of the step
-is added twice.
-
-The published 3.0, 8.1 and 14.4 GFLOPs count other things than ours; see the test.
+Two quirks of the released networks are kept, because their weights were trained with them: only the scans' input is
+taken in the order of the snakes, while step, B and C stay in row-major order (``raster_selectivity``), and the bias of
+the step is added twice.
 """
 
 from __future__ import annotations

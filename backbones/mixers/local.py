@@ -22,7 +22,7 @@ _ROUTES = {"h": Route.ROWS, "v": Route.COLUMNS, "h_flip": Route.ROWS_REVERSED, "
 
 
 class ChannelGate(nn.Module):
-    """A gate per channel from the mean of all tokens, ``(B, ..., E) -> (B, ..., E)`` (LocalMamba's SCAttn, section 4.1).
+    """A gate per channel from the mean of all tokens, ``(B, ..., E) -> (B, ..., E)`` (LocalMamba's ``BiAttn``).
 
     Args:
         dim: channels E; the gate is computed from ``int(E / 8)`` of them.

@@ -18,19 +18,28 @@ LARGE = 20e6  # parameters above which a forward pass runs on a small image
 
 
 SMALLEST = [name for name in NAMES if "_femto_" in name] + [
+    "efficientvmamba_tiny",
+    "localvim_tiny",
+    "localvim_tiny_midcls",
+    "localvmamba_tiny",
+    "plainmamba_l1",
     "vim_tiny_patch16_224",
     "vit_tiny_patch16_224_causal",
     "vmamba_tiny_s1l8",
 ]
 SHALLOW = {  # by the first word of the name
+    "efficientvmamba": {"depths": (1, 1, 1, 1)},
+    "localvim": {"depth": 4},
+    "localvmamba": {"depths": (1, 1, 1, 1)},
     "mambaout": {"depths": (1, 1, 1, 1)},
+    "plainmamba": {"depth": 4},
     "vmamba": {"depths": (1, 1, 1, 1)},
     "vim": {"depth": 4},
     "vit": {"depth": 4, "img_size": 64},
 }
 
 code_paths = pytest.mark.parametrize("name", SMALLEST)  # for what does not depend on widths and depths
-FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *SMALLEST[-3:]}
+FAMILIES = {"mambaout_femto_gatedcnn", "mambaout_femto_s6", *(name for name in SMALLEST if "_femto_" not in name)}
 
 
 def families_first(names: list[str]) -> pytest.MarkDecorator:
@@ -45,9 +54,12 @@ def shallow(name: str, **kwargs):
     return timm.create_model(name, **{**SHALLOW[name.partition("_")[0]], **kwargs})
 
 
+IN_FULL = ("vim", "vit", "vmamba")  # families whose larger models are tested in full, too
+
+
 def is_large_variant(name: str) -> bool:
-    """The larger controlled variants: widths of the published models, mixers that the smallest size tests in full."""
-    return name.startswith("mambaout_") and "_femto_" not in name and not name.endswith("_gatedcnn")
+    """The larger variants: their code is that of the smallest size, which is tested in full."""
+    return name not in SMALLEST and name.partition("_")[0] not in IN_FULL and not name.endswith("_gatedcnn")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -257,6 +269,9 @@ def test_pruning_at_every_stage(name):
         torch.testing.assert_close(whole(x), expected)
     for i, tap in enumerate(taps):
         pruned = copy.deepcopy(net).train()
+        for module in pruned.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()  # its output is to be that of the whole network, not of this batch
         taken = pruned.prune_intermediate_layers([i], prune_norm=True)
         features = pruned.forward_features(x)
         maps = pruned.forward_intermediates(x, indices=taken, intermediates_only=True)
@@ -271,6 +286,9 @@ def test_pruning_at_every_stage(name):
             assert pruned.forward_head(features, pre_logits=True).shape == (2, pruned.head_hidden_size)
 
 
+GRIDS = ("vim_", "localvim_")  # patches that do not fit are left out
+
+
 @pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith("vit_")])
 def test_any_input_size(name):
     net = shallow(name).eval()
@@ -282,7 +300,7 @@ def test_any_input_size(name):
                 continue
             (last,) = net.forward_intermediates(torch.randn(1, 3, height, width), indices=1, intermediates_only=True)
             stride = net.feature_info[-1]["reduction"]
-            tokens = math.floor if name.startswith("vim_") else math.ceil
+            tokens = math.floor if name.startswith(GRIDS) else math.ceil
             assert last.shape[2:] == (tokens(height / stride), tokens(width / stride))
             assert last.isfinite().all()
 
@@ -310,8 +328,8 @@ def test_parameter_groups(name):
     assert min(scales) == 0.5 ** (len(grouped) - 1)
 
 
-# TorchScript (deprecated) cannot follow Vim's grid either.
-@pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith("vim_")])
+# TorchScript (deprecated) cannot follow a grid of patches that is passed on either.
+@pytest.mark.parametrize("name", [name for name in SMALLEST if not name.startswith((*GRIDS, "plainmamba_"))])
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript(name):
     net = shallow(name).eval()
@@ -321,7 +339,7 @@ def test_torchscript(name):
         torch.testing.assert_close(script(x), net(x), rtol=1e-4, atol=1e-5)
 
 
-HIERARCHICAL = [name for name in SMALLEST if name.startswith(("mambaout", "vmamba"))]
+HIERARCHICAL = [name for name in SMALLEST if name.startswith(("efficientvmamba", "localvmamba", "mambaout", "vmamba"))]
 
 
 # Vim's grid and ViT's mask argument are control flow that symbolic tracing cannot follow.
@@ -369,7 +387,11 @@ def test_autocast(name, dtype):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-SEQUENCES = [name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d", "_ssd")) or "mambaout" not in name]
+SEQUENCES = [
+    name
+    for name in SMALLEST
+    if name.endswith(("_s6", "_bis6", "_ss2d", "_ssd", "_local", "_plain")) or "mambaout" not in name
+]
 
 
 @pytest.mark.parametrize(
@@ -385,6 +407,8 @@ SEQUENCES = [name for name in SMALLEST if name.endswith(("_s6", "_bis6", "_ss2d"
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
     narrow = {
+        "localvim": {"depth": 2, "embed_dim": 64},
+        "plainmamba": {"depth": 2, "embed_dim": 64},
         "vim": {"depth": 2, "embed_dim": 64},
         "vit": {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": size},
     }
