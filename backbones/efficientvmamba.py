@@ -61,28 +61,29 @@ class AtrousSSM(SelectiveSSM):
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         _, H, W, _ = u.shape
         u = F.pad(u, (0, 0, 0, W % 2, 0, H % 2)).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h, 2, w, 2, E)
-        y = torch.stack([self._scan(u[:, :, i], i) for i in range(2)], dim=2)  # (B, h, 2, w, 2, E)
+        y = torch.stack([_scan_rows(self, u[:, :, i], i) for i in range(2)], dim=2)  # (B, h, 2, w, 2, E)
         return y.flatten(3, 4).flatten(1, 2)[:, :H, :W]
 
-    def _scan(self, u: torch.Tensor, i: int) -> torch.Tensor:
-        """Scans the even (i = 0) or odd rows (B, h, w, 2, E), even columns apart from odd ones."""
-        params = torch.einsum("bhwje,jpe->bhwjp", u, self.x_proj_weight[i::2])
-        dt, B, C = params.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = torch.einsum("bhwjr,jer->bhwje", dt, self.dt_proj_weight[i::2])
-        y = selective_scan_2d(
-            u.flatten(3),  # (B, h, w, 2E)
-            delta.flatten(3).unsqueeze(3),
-            -self.A_log[i::2].float().exp().flatten(0, 1).unsqueeze(0),
-            B.unsqueeze(3),  # (B, h, w, 1, 2, N): a group of channels per column parity
-            C.unsqueeze(3),
-            self.D[i::2].float().reshape(1, -1),
-            None,
-            self.dt_bias[i::2].float().reshape(1, -1),
-            delta_softplus=True,
-            backend=self.backend,
-            routes=self.routes[i : i + 1],
-        )
-        return y.unflatten(3, (2, -1))
+
+def _scan_rows(ssm: AtrousSSM, u: torch.Tensor, i: int) -> torch.Tensor:
+    """Scans the even (i = 0) or odd rows (B, h, w, 2, E), even columns apart from odd ones."""
+    params = torch.einsum("bhwje,jpe->bhwjp", u, ssm.x_proj_weight[i::2])
+    dt, B, C = params.split([ssm.dt_rank, ssm.d_state, ssm.d_state], dim=-1)
+    delta = torch.einsum("bhwjr,jer->bhwje", dt, ssm.dt_proj_weight[i::2])
+    y = selective_scan_2d(
+        u.flatten(3),  # (B, h, w, 2E)
+        delta.flatten(3).unsqueeze(3),
+        -ssm.A_log[i::2].float().exp().flatten(0, 1).unsqueeze(0),
+        B.unsqueeze(3),  # (B, h, w, 1, 2, N): a group of channels per column parity
+        C.unsqueeze(3),
+        ssm.D[i::2].float().reshape(1, -1),
+        None,
+        ssm.dt_bias[i::2].float().reshape(1, -1),
+        delta_softplus=True,
+        backend=ssm.backend,
+        routes=ssm.routes[i : i + 1],
+    )
+    return y.unflatten(3, (2, -1))
 
 
 class AtrousSS2D(nn.Module):

@@ -33,7 +33,7 @@ from torch import nn
 
 from ._checkpoint import load_official, read_files_safely, unwrap
 from ._hierarchical import HierarchicalBackbone, Stage
-from .mixers.local import ChannelGate, LocalSSM, add_gated
+from .mixers.local import GatedSum, LocalSSM
 
 __all__ = ["LocalVMamba"]
 
@@ -70,14 +70,14 @@ class LocalSS2D(nn.Module):
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, **dd)
         self.ssm = LocalSSM(inner, directions, d_state, math.ceil(dim / 16), backend, **dd)
-        self.attn = ChannelGate(inner, **dd)
+        self.attn = GatedSum(inner, **dd)
         self.out_norm = LayerNorm(inner, eps=EPS, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (B, H, W, E) each
         u = F.silu(self.conv2d(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        y = add_gated(self.ssm(u), self.attn)
+        y = self.attn(self.ssm(u))
         y = self.out_norm(y.to(self.out_norm.weight.dtype)) * F.silu(z)
         return self.out_proj(y.to(x.dtype))
 

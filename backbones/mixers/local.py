@@ -35,10 +35,24 @@ class ChannelGate(nn.Module):
         self.channel_select = nn.Linear(dim // 8, dim, **dd)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return self.gated(y)
+
+    def gated(self, y: torch.Tensor) -> torch.Tensor:
         tokens = y.flatten(1, -2)  # (B, L, E)
         mean = self.norm(tokens.to(self.norm.weight.dtype)).mean(1, keepdim=True)
         gate = self.channel_select(F.gelu(self.global_reduce(mean))).sigmoid()  # (B, 1, E)
         return (tokens * gate).view_as(y)
+
+
+@register_notrace_module
+class GatedSum(ChannelGate):
+    """Sum of K maps (B, H, W, E), each behind the same `ChannelGate`."""
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        out = self.gated(maps[0])
+        for y in maps[1:]:
+            out = out + self.gated(y)
+        return out
 
 
 @register_notrace_module
@@ -67,30 +81,32 @@ class LocalSSM(SelectiveSSM):
     def forward(self, u: torch.Tensor) -> list[torch.Tensor]:
         """``(B, H, W, E)`` to K maps of that shape; float32 where ``u`` is float16, which their sum overflows."""
         params = F.linear(u, self.x_proj_weight.flatten(0, 1)).chunk(len(self.directions), dim=-1)
-        return [self._scan(u, params[k], k) for k in range(len(self.directions))]
+        return [_scan(self, u, params[k], k) for k in range(len(self.directions))]
 
-    def _scan(self, u: torch.Tensor, params: torch.Tensor, k: int) -> torch.Tensor:
-        name, (_, H, W, _) = self.directions[k], u.shape
-        order = None
-        if name not in _ROUTES:  # the flip of a window order is its scan backwards
-            order = scan_order(name.removesuffix("_flip"), H, W, u)
-            u, params = (order.apply(x.flatten(1, 2)).unsqueeze(1) for x in (u, params))  # (B, 1, S, ·)
-        dt, B, C = params.unsqueeze(3).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y = selective_scan_2d(
-            u,
-            F.linear(dt, self.dt_proj_weight[k]),  # (B, H, W, 1, E)
-            -self.A_log[k : k + 1].float().exp(),
-            B,
-            C,
-            self.D[k : k + 1].float(),
-            None,
-            self.dt_bias[k : k + 1].float(),
-            delta_softplus=True,
-            backend=self.backend,
-            routes=self.routes[k : k + 1],
-            out_dtype=torch.float32 if u.dtype == torch.float16 else None,
-        )
-        return y if order is None else order.undo(y.squeeze(1)).unflatten(1, (H, W))
+
+def _scan(ssm: LocalSSM, u: torch.Tensor, params: torch.Tensor, k: int) -> torch.Tensor:
+    """Scans ``u`` (B, H, W, E) in direction k; ``params`` (B, H, W, R + 2N) are step, B and C."""
+    name, (_, H, W, _) = ssm.directions[k], u.shape
+    order = None
+    if name not in _ROUTES:  # the flip of a window order is its scan backwards
+        order = scan_order(name.removesuffix("_flip"), H, W, u)
+        u, params = (order.apply(x.flatten(1, 2)).unsqueeze(1) for x in (u, params))  # (B, 1, S, ·)
+    dt, B, C = params.unsqueeze(3).split([ssm.dt_rank, ssm.d_state, ssm.d_state], dim=-1)
+    y = selective_scan_2d(
+        u,
+        F.linear(dt, ssm.dt_proj_weight[k]),  # (B, H, W, 1, E)
+        -ssm.A_log[k : k + 1].float().exp(),
+        B,
+        C,
+        ssm.D[k : k + 1].float(),
+        None,
+        ssm.dt_bias[k : k + 1].float(),
+        delta_softplus=True,
+        backend=ssm.backend,
+        routes=ssm.routes[k : k + 1],
+        out_dtype=torch.float32 if u.dtype == torch.float16 else None,
+    )
+    return y if order is None else order.undo(y.squeeze(1)).unflatten(1, (H, W))
 
 
 @register_mixer("local")
@@ -116,18 +132,10 @@ class Local(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, **dd)
         self.ssm = LocalSSM(dim, self.directions, d_state, math.ceil(dim / 16), **dd)
-        self.gate = ChannelGate(dim, **dd)
+        self.gate = GatedSum(dim, **dd)
         self.norm = LayerNorm(dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         u = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        y = add_gated(self.ssm(u), self.gate)
+        y = self.gate(self.ssm(u))
         return self.norm(y.to(self.norm.weight.dtype)).to(x.dtype)
-
-
-def add_gated(maps: list[torch.Tensor], gate: nn.Module) -> torch.Tensor:
-    """Sum of maps (B, H, W, E), each gated by itself."""
-    out = gate(maps[0])
-    for y in maps[1:]:
-        out = out + gate(y)
-    return out

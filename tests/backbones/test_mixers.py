@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,35 +48,73 @@ def naive_depthwise(mixer: GatedCNN, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def convolved(mixer, x: torch.Tensor) -> torch.Tensor:
+    u = F.conv2d(x.permute(0, 3, 1, 2), mixer.conv.weight, mixer.conv.bias, padding=3, groups=x.shape[-1])
+    return F.silu(u).permute(0, 2, 3, 1)  # (B, H, W, E)
+
+
+def naive_recurrence(ssm, k: int, u: torch.Tensor, pixels: list[tuple[int, int]], extra_B=None) -> torch.Tensor:
+    """Route k step by step; a pixel outside the map is a step with a zero input and no output."""
+    _, H, W, _ = u.shape
+    state, y = 0.0, torch.zeros_like(u)
+    for s, (i, j) in enumerate(pixels):
+        inside = i < H and j < W
+        token = u[:, i, j] if inside else torch.zeros_like(u[:, 0, 0])  # (B, E)
+        dt, B, C = (token @ ssm.x_proj_weight[k].T).split([ssm.dt_rank, ssm.d_state, ssm.d_state], -1)
+        B = B if extra_B is None else B + extra_B[s]
+        step = F.softplus(dt @ ssm.dt_proj_weight[k].T + ssm.dt_bias[k])[..., None]  # (B, E, 1)
+        state = torch.exp(-step * ssm.A_log[k].exp()) * state + step * token[..., None] * B[:, None]
+        if inside:
+            y = y.index_put((torch.arange(len(u))[:, None], torch.tensor([[i]]), torch.tensor([[j]])),
+                            ((state * C[:, None]).sum(-1) + ssm.D[k] * token)[:, None])  # fmt: skip
+    return y
+
+
 def naive_scan(mixer, x: torch.Tensor) -> torch.Tensor:
     """S6, BiS6 and SS2D step by step: convolution, SiLU, one recurrence per route, their sum."""
-    u = F.silu(F.conv2d(x.permute(0, 3, 1, 2), mixer.conv.weight, mixer.conv.bias, padding=3, groups=x.shape[-1]))
-    u = u.permute(0, 2, 3, 1)  # (B, H, W, E)
-    ssm, (_, H, W, _) = mixer.ssm, u.shape
+    u, (_, H, W, _) = convolved(mixer, x), x.shape
     total = torch.zeros_like(u)
-    for k, route in enumerate(ssm.routes):
+    for k, route in enumerate(mixer.ssm.routes):
         pixels = [(i, j) for i in range(H) for j in range(W)]
         if route in (Route.COLUMNS, Route.COLUMNS_REVERSED):
             pixels.sort(key=lambda pixel: (pixel[1], pixel[0]))
         if route in (Route.ROWS_REVERSED, Route.COLUMNS_REVERSED):
             pixels.reverse()
-        state = 0.0
-        y = torch.zeros_like(u)
-        for i, j in pixels:
-            token = u[:, i, j]  # (B, E)
-            dt, B, C = (token @ ssm.x_proj_weight[k].T).split([ssm.dt_rank, ssm.d_state, ssm.d_state], -1)
-            step = F.softplus(dt @ ssm.dt_proj_weight[k].T + ssm.dt_bias[k])[..., None]  # (B, E, 1)
-            state = torch.exp(-step * ssm.A_log[k].exp()) * state + step * token[..., None] * B[:, None]
-            y = y.index_put((torch.arange(len(x))[:, None], torch.tensor([[i]]), torch.tensor([[j]])),
-                            ((state * C[:, None]).sum(-1) + ssm.D[k] * token)[:, None])  # fmt: skip
-        total = total + y
+        total = total + naive_recurrence(mixer.ssm, k, u, pixels)
     return mixer.finish(total)
+
+
+def naive_local(mixer, x: torch.Tensor) -> torch.Tensor:
+    """Rows, then windows of 2×2 on the padded map, both ways, each weighed by the gate."""
+    u, (_, H, W, _) = convolved(mixer, x), x.shape
+    rows = [(i, j) for i in range(H) for j in range(W)]
+    corners = [(i, j) for i in range(0, H, 2) for j in range(0, W, 2)]
+    windows = [(i + di, j + dj) for i, j in corners for di in (0, 1) for dj in (0, 1)]
+    total, gate = torch.zeros_like(u), mixer.gate
+    for k, pixels in enumerate((rows, rows[::-1], windows, windows[::-1])):
+        y = naive_recurrence(mixer.ssm, k, u, pixels)
+        mean = F.layer_norm(y, y.shape[-1:], gate.norm.weight, gate.norm.bias).mean((1, 2), keepdim=True)
+        total = total + y * gate.channel_select(F.gelu(gate.global_reduce(mean))).sigmoid()
+    return mixer.norm(total)
+
+
+def naive_plain(mixer, x: torch.Tensor) -> torch.Tensor:
+    """Along snakes of rows and of columns, both ways, with a term of B for how each step is entered."""
+    u, (_, H, W, _) = convolved(mixer, x), x.shape
+    rows = [(i, j if i % 2 == 0 else W - 1 - j) for i in range(H) for j in range(W)]
+    columns = [(i if j % 2 == 0 else H - 1 - i, j) for j in range(W) for i in range(H)]
+    moves = [(0, 1), (0, -1), (-1, 0), (1, 0)]  # right, left, up, down
+    total = torch.zeros_like(u)
+    for pixels in (rows, rows[::-1], columns, columns[::-1]):
+        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(pixels)]
+        entered = [0, *(1 + moves.index(step) for step in steps)]
+        total = total + naive_recurrence(mixer.ssm, 0, u, pixels, mixer.ssm.direction_B[entered])
+    return total
 
 
 def naive_ssd(mixer, x: torch.Tensor) -> torch.Tensor:
     """SSD as a recurrence of matrix states."""
-    u = F.silu(F.conv2d(x.permute(0, 3, 1, 2), mixer.conv.weight, mixer.conv.bias, padding=3, groups=x.shape[-1]))
-    u, ssm = u.flatten(2).transpose(1, 2), mixer.ssm  # (B, L, D)
+    u, ssm = convolved(mixer, x).flatten(1, 2), mixer.ssm  # (B, L, D)
     state, out = 0.0, []
     for token in u.unbind(1):
         B, C, dt = (token @ ssm.proj.weight.T).split([ssm.d_state, ssm.d_state, ssm.num_heads], -1)
@@ -91,6 +131,8 @@ NAIVE = {
     "bis6": naive_scan,
     "ss2d": naive_scan,
     "ssd": naive_ssd,
+    "local": naive_local,
+    "plain": naive_plain,
     "gatedcnn": naive_depthwise,
     "attn": naive_attention,
     "attn_causal": naive_attention,
