@@ -266,7 +266,6 @@ def _official_to_ours(key: str) -> str:
 def _cfg(size: str) -> dict[str, Any]:
     return {
         "hf_hub_id": f"TerryPei/EfficientVMamba-{size}",
-        "custom_load": "hf",  # `EfficientVMamba.load_pretrained` reads the files safely
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),

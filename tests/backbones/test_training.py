@@ -16,7 +16,12 @@ SMALL = {"in_chans": 1, "num_classes": 10}
 PYRAMID = {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), **SMALL}
 TOKENS = {"img_size": 56, "patch_size": 8, "embed_dim": 64, "depth": 2, **SMALL}
 NETS = {f"mambaout_femto_{mixer}": PYRAMID for mixer in list_mixers()} | {
+    "efficientvmamba_tiny": PYRAMID,
+    "localvmamba_tiny": PYRAMID,
     "vmamba_tiny_s1l8": PYRAMID,
+    "localvim_tiny": TOKENS,
+    "localvim_tiny_midcls": TOKENS,
+    "plainmamba_l1": {"img_size": 56, "embed_dim": 64, "depth": 2, **SMALL},
     "vim_tiny_patch16_224": {**TOKENS, "stride": 8},
     "vit_tiny_patch16_224_causal": {**TOKENS, "num_heads": 2},
 }
