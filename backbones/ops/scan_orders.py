@@ -69,51 +69,33 @@ def _kept(*arguments: object) -> ScanOrder:
 
 def _build(name: str, height: int, width: int, device: torch.device, middle_token: bool) -> ScanOrder:
     base = name.removesuffix("_flip")
-    window = base.removeprefix("w")
-    is_window = base != window and window.isdecimal() and int(window) > 0
-    if base in ("h", "v"):
-        pixels = _row_major(height, width, device)
-        pixels = pixels if base == "h" else pixels.t()
-    elif base in ("snake_h", "snake_v"):
-        pixels = _snake(height, width, device) if base == "snake_h" else _snake_columns(height, width, device)
-    elif is_window:
-        pixels = _windows(height, width, int(window), device)
+    window = int(base[1:]) if base.startswith("w") and base[1:].isdecimal() else 0
+    tokens = torch.arange(height * width, device=device)
+    y, x = tokens // width, tokens % width
+    length = total = height * width
+    if window:
+        down, across = (height + window - 1) // window, (width + window - 1) // window
+        steps = ((y // window) * across + x // window) * window**2 + y % window * window + x % window
+        total = down * across * window**2
+    elif base == "h":
+        steps = tokens
+    elif base == "v":
+        steps = x * height + y
+    elif base == "snake_h":
+        steps = y * width + torch.where(y % 2 == 1, width - 1 - x, x)
+    elif base == "snake_v":
+        steps = x * height + torch.where(x % 2 == 1, height - 1 - y, y)
     else:
         raise ValueError(f"unknown scan order {name!r}: expected h, v, snake_h, snake_v, w2, w7, … or one with _flip")
-    pixels = pixels.reshape(-1)
     if base != name:
-        pixels = pixels.flip(0)
-    length = height * width
+        steps = total - 1 - steps
     if middle_token:
         middle = length // 2
-        token = torch.full((1,), middle, device=device)
-        pixels = pixels + (pixels >= middle)
-        pixels = torch.cat((pixels[:middle], token, pixels[middle:]))
-        length += 1
+        steps = steps + (steps >= middle)
+        steps = torch.cat((steps[:middle], steps.new_full((1,), middle), steps[middle:]))
+        length, total = length + 1, total + 1
+        tokens = torch.arange(length, device=device)
+    pixels = (torch.zeros(total, dtype=torch.int64, device=device) + length).scatter(0, steps, tokens)
     # Traced sizes are symbols that do not say whether the windows fit: one zero too many does no harm.
-    padded = is_window and (not isinstance(height * width, int) or pixels.shape[0] > length)
-    return ScanOrder(pixels, torch.argsort(pixels, stable=True)[:length], padded)
-
-
-def _row_major(height: int, width: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(height * width, device=device).view(height, width)
-
-
-def _windows(height: int, width: int, window: int, device: torch.device) -> torch.Tensor:
-    """Pixels of the padded map (windows down, windows across, window, window); H·W outside the map."""
-    y = torch.arange(height + -height % window, device=device).unsqueeze(1)
-    x = torch.arange(width + -width % window, device=device)
-    pixels = torch.where((y < height) & (x < width), y * width + x, height * width)
-    return pixels.unflatten(0, (-1, window)).unflatten(2, (-1, window)).transpose(1, 2)
-
-
-def _snake(height: int, width: int, device: torch.device) -> torch.Tensor:
-    pixels = _row_major(height, width, device)
-    odd = torch.arange(height, device=device).unsqueeze(1) % 2 == 1
-    return torch.where(odd, pixels.flip(1), pixels)
-
-
-def _snake_columns(height: int, width: int, device: torch.device) -> torch.Tensor:
-    pixels = _row_major(height, width, device).t()  # (W, H)
-    odd = torch.arange(width, device=device).unsqueeze(1) % 2 == 1
-    return torch.where(odd, pixels.flip(1), pixels)
+    padded = window > 0 and (not isinstance(total, int) or total > length)
+    return ScanOrder(pixels, steps, padded)
