@@ -405,7 +405,7 @@ SEQUENCES = [
     ],
     ids=str,
 )
-@pytest.mark.parametrize(  # PlainMamba's scans are those of mambaout_femto_plain; its stem takes minutes in float16 on CPUs
+@pytest.mark.parametrize(  # PlainMamba scans as mambaout_femto_plain does; its stem takes minutes in float16 on CPUs
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == "plainmamba_l1" else name for name in SEQUENCES]
 )
 def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
