@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import mambaout, vim, vit, vmamba
+from . import mambaout, mambavision, mila, vim, vit, vmamba
 
-__all__ = ["mambaout", "vim", "vit", "vmamba"]
+__all__ = ["mambaout", "mambavision", "mila", "vim", "vit", "vmamba"]

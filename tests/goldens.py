@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,27 @@ class Golden:
     image: torch.Tensor
     """Normalised input (B, 3, H, W)."""
     outputs: dict[str, torch.Tensor]
+    gain: dict[str, float] = field(default_factory=dict)
+    """Factors by key suffix, with which the ``gain_*`` outputs were computed."""
+    buffers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Computed buffers of official files, by key, which the loader must accept."""
+
+    def gained(self) -> dict[str, torch.Tensor]:
+        """The state dict with every factor of `gain` applied."""
+        return {
+            key: value * math.prod(factor for suffix, factor in self.gain.items() if key.endswith(suffix))
+            for key, value in self.state_dict.items()
+        }
 
 
 def load(name: str) -> Golden:
     """Reads ``tests/data/goldens/{name}.json`` and ``.npz``."""
     spec = json.loads((FOLDER / f"{name}.json").read_text())
-    state = {key: torch.from_numpy(weights(key, tuple(shape))) for key, shape in spec["state_dict"].items()}
+    parts = [spec] if "state_dict" in spec else spec["mixers"].values()
+    shapes = {key: tuple(shape) for part in parts for key, shape in part["state_dict"].items()}
+    state = {key: torch.from_numpy(weights(key, shape)) for key, shape in shapes.items()}
     image = np.random.RandomState(spec["input"]["seed"]).standard_normal(spec["input"]["shape"]).astype(np.float32)
     with np.load(FOLDER / f"{name}.npz") as arrays:
         outputs = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    return Golden(state, torch.from_numpy(image), outputs)
+    buffers = spec.get("computed_buffers_not_in_state_dict", {})
+    return Golden(state, torch.from_numpy(image), outputs, spec.get("gain", {}), buffers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .attention import Attention, CausalAttention
 from .gated_cnn import GatedCNN
 from .identity import Identity
+from .mila import MILA
 from .pool import Pool
 from .registry import list_mixers, mixer_class, register_mixer
 from .s6 import S6, BiS6
@@ -12,6 +13,7 @@ from .ss2d import SS2D
 from .ssd import SSD
 
 __all__ = [
+    "MILA",
     "S6",
     "SS2D",
     "SSD",
