@@ -46,16 +46,21 @@ from ._checkpoint import load_official, read_files_safely
 from ._hierarchical import HierarchicalBackbone, Stage
 from ._rename import rename
 from .mixers.s6 import ignored_by_torchscript
-from .ops.selective_scan import selective_scan
+from .ops.cross_scan import Route
+from .ops.selective_scan import selective_scan_2d
 
 __all__ = ["MambaVision"]
 
 
-class BatchNorm(nn.BatchNorm2d):
+class BatchNorm(nn.Module):
     """Batch norm of NHWC maps."""
 
+    def __init__(self, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(dim, **dd)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.bn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Stem(nn.Module):
@@ -110,7 +115,7 @@ class MambaMixer(nn.Module):
         dim: channels D; each half has E = D/2.
         d_state: states N per scanned channel.
         d_conv: taps of the convolutions.
-        backend: of the scan (`ops.selective_scan.selective_scan`).
+        backend: of the scan (`ops.selective_scan.selective_scan_2d`).
     """
 
     no_weight_decay = ("A_log", "D")
@@ -141,18 +146,24 @@ class MambaMixer(nn.Module):
     @ignored_by_torchscript
     def scan(self, u: torch.Tensor, delta: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
         """Scans ``u`` (B, L, E) with steps softplus(delta + the bias that delta already has)."""
-        y = selective_scan(
-            u.transpose(1, 2),
-            delta.transpose(1, 2),
-            -self.A_log.float().exp(),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            self.D.float(),
-            delta_bias=self.dt_proj.bias.float(),
+        y = selective_scan_2d(  # as maps (B, 1, L, ·) with one route: channels stay the contiguous axis
+            u.unsqueeze(1),
+            delta[:, None, :, None],
+            -self.A_log.float().exp().unsqueeze(0),
+            B[:, None, :, None],
+            C[:, None, :, None],
+            self.D.float().unsqueeze(0),
+            delta_bias=self.dt_proj.bias.float().unsqueeze(0),
             delta_softplus=True,
             backend=self.backend,
+            routes=(Route.ROWS,),
         )
-        return y.transpose(1, 2)
+        return y.squeeze(1)
+
+
+@register_notrace_module
+class WindowAttention(Attention):
+    """timm's attention, ``(B, L, D) -> (B, L, D)``; its optional mask is control flow that torch.fx cannot follow."""
 
 
 class Block(nn.Module):
@@ -240,7 +251,7 @@ class MambaVision(HierarchicalBackbone):
         global_pool: ``avg``, or ``''`` for no pooling.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, growing linearly from 0 over all blocks.
-        backend: of the scans (`ops.selective_scan.selective_scan`).
+        backend: of the scans (`ops.selective_scan.selective_scan_2d`).
 
     Raises:
         ValueError: not four depths, or not two ``num_heads`` and ``window_sizes``.
@@ -286,7 +297,7 @@ class MambaVision(HierarchicalBackbone):
                     dims[i],
                     MambaMixer(dims[i], backend=backend, **dd)
                     if j < (depths[i] + 1) // 2
-                    else Attention(dims[i], num_heads[i - 2], qkv_bias=True, **dd),
+                    else WindowAttention(dims[i], num_heads[i - 2], qkv_bias=True, **dd),
                     rate,
                     init_values,
                     **dd,
@@ -332,6 +343,7 @@ _RULES = (
     *((rf"levels\.{i}\.downsample\.reduction\.0\.", f"stages.{i + 1}.downsample.conv.") for i in range(3)),
     (_BLOCK + r"gamma_([12])$", r"stages.\1.blocks.\2.ls\3.gamma"),
     (r"levels\.", "stages."),
+    (r"norm\.", "norm.bn."),
     (r"head\.(weight|bias)$", r"head.fc.\1"),
 )
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+from torch import nn
 
 FOLDER = Path(__file__).parent / "data" / "goldens"
 
@@ -76,3 +78,43 @@ def load(name: str) -> Golden:
         outputs = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     buffers = spec.get("computed_buffers_not_in_state_dict", {})
     return Golden(state, torch.from_numpy(image), outputs, spec.get("gain", {}), buffers)
+
+
+def create(name: str, state_dict: dict[str, torch.Tensor], path: Path, **kwargs) -> nn.Module:
+    """The model ``name`` in eval mode with official weights, written to ``path`` as a training checkpoint."""
+    torch.save({"model": state_dict}, path)
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs).eval()
+
+
+def assert_agrees(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, name: str) -> None:
+    """Largest difference at most ``tolerance`` standard deviations of the expected output."""
+    error = ((actual - expected).abs().max() / expected.std()).item()
+    assert error <= tolerance, f"{name}: {error:.1e} of the standard deviation, at most {tolerance:.0e} expected"
+
+
+@torch.no_grad()
+def check_network(name: str, golden: Golden, path: Path, tolerance: float, maps: float, **kwargs) -> None:
+    """Logits and stage outputs of ``name`` against the golden, with bare weights and, where it has any, gained ones.
+
+    Args:
+        name: of the model.
+        golden: the official run.
+        path: where the checkpoint may be written; the golden's computed buffers are in it.
+        tolerance: of logits and of the stages' spatial means, in standard deviations.
+        maps: of the stages' channel means at every position.
+        kwargs: further arguments of the model.
+    """
+    buffers = {key: torch.zeros(shape) for key, shape in golden.buffers.items()}
+    runs = {"": golden.state_dict, **({"gain_": golden.gained()} if golden.gain else {})}
+    seen = set()
+    for prefix, state in runs.items():
+        net = create(name, {**state, **buffers}, path, **kwargs)
+        outputs = {"logits": net(golden.image)} if net.num_classes else {}
+        for i, stage in enumerate(net.forward_intermediates(golden.image, intermediates_only=True)):
+            mean = stage.mean((2, 3))
+            outputs |= {f"stage{i}": mean, f"stage{i}_mean": mean, f"stage{i}_map": stage.mean(1)}
+        for key, value in outputs.items():
+            if prefix + key in golden.outputs:
+                seen.add(prefix + key)
+                assert_agrees(value, golden.outputs[prefix + key], maps if "map" in key else tolerance, prefix + key)
+    assert seen == set(golden.outputs)

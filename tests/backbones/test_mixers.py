@@ -86,7 +86,40 @@ def naive_ssd(mixer, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(out, 1).view_as(x)
 
 
+def naive_mila(mixer, x: torch.Tensor) -> torch.Tensor:
+    """Every pair of tokens, their queries and keys turned channel pair by channel pair."""
+
+    def conv(layer: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        image = image.permute(0, 3, 1, 2)
+        return F.conv2d(image, layer.weight, layer.bias, padding=1, groups=image.shape[1]).permute(0, 2, 3, 1)
+
+    v = F.silu(conv(mixer.conv, x))
+    _, H, W, D = x.shape
+    q, k = (F.elu(t) + 1 for t in (v @ mixer.qk.weight.T + mixer.qk.bias).split(D, -1))
+    quarter = D // 4
+    angles = torch.zeros(H, W, D // 2, dtype=x.dtype)
+    for i in range(quarter):
+        angles[..., i] = torch.arange(H)[:, None] * 10000 ** (-i / quarter)
+        angles[..., quarter + i] = torch.arange(W) * 10000 ** (-i / quarter)
+
+    def turned(t: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(
+            torch.view_as_complex(t.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)
+        ).flatten(-2)
+
+    d = D // mixer.num_heads
+    out = []
+    for h in range(mixer.num_heads):
+        q_h, k_h, v_h, turned_q, turned_k = (
+            t.flatten(1, 2)[..., h * d : (h + 1) * d] for t in (q, k, v, turned(q), turned(k))
+        )
+        mean = (q_h @ k_h.transpose(1, 2)).mean(2, keepdim=True) + 1e-6
+        out.append((turned_q @ turned_k.transpose(1, 2)) @ v_h / (mean * H * W))
+    return torch.cat(out, -1).view(x.shape) + conv(mixer.lepe, v)
+
+
 NAIVE = {
+    "mila": naive_mila,
     "s6": naive_scan,
     "bis6": naive_scan,
     "ss2d": naive_scan,
