@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import mambaout, mambavision, mila, transnext, vim, vit, vmamba
+from . import mambaout, mambavision, mila, ravlt, spatial_mamba, transnext, vim, vit, vmamba
 
-__all__ = ["mambaout", "mambavision", "mila", "transnext", "vim", "vit", "vmamba"]
+__all__ = ["mambaout", "mambavision", "mila", "ravlt", "spatial_mamba", "transnext", "vim", "vit", "vmamba"]

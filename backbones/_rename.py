@@ -22,7 +22,8 @@ def rename(
     Args:
         state_dict: the file's content; wrappers are opened (`_checkpoint.unwrap`), and the prefix ``backbone.`` of
             detection and segmentation checkpoints or ``model.`` of Hugging Face's is taken off.
-        model: the network to load into: 1×1 convolutions become matrices where it has a linear layer.
+        model: the network to load into: 1×1 convolutions and scales (1, D, 1, 1) take
+            its shapes.
         family: name for the error.
         ours: a key that only our layout has.
         official: a key that only the official layout has.
@@ -41,13 +42,14 @@ def rename(
     if official not in state_dict:
         some = ", ".join(list(state_dict)[:3]) or "nothing"
         raise ValueError(f"not a {family} checkpoint: expected keys such as {official!r}, found {some}")
-    dimensions = {name: p.ndim for name, p in model.named_parameters()}
+    shapes = {name: p.shape for name, p in model.named_parameters()}
     out = {}
     for key, value in state_dict.items():
         name = _renamed(key, rules)
         if name is not None:
-            is_matrix = value.ndim == 4 and dimensions.get(name) == 2
-            out[name] = value.flatten(1) if is_matrix else value
+            shape = shapes.get(name, value.shape)
+            is_pointwise = value.ndim == 4 and len(shape) < 4 and value.numel() == shape.numel()
+            out[name] = value.reshape(shape) if is_pointwise else value
     return out
 
 

@@ -114,7 +114,7 @@ class MambaLikeMixer(nn.Module):
 
 
 class Block(nn.Module):
-    """The frame that Spatial-Mamba shares: two pre-norm residual branches, a token mixer and an MLP, each behind a
+    """The frame, which Spatial-Mamba shares: two pre-norm residual branches, a token mixer and an MLP, each behind a
     depthwise convolution added to its input (conditional position encoding), ``(B, H, W, D) -> (B, H, W, D)``."""
 
     def __init__(self, dim: int, mixer: nn.Module, drop_path: float, **dd: Any) -> None:
@@ -188,8 +188,7 @@ class MILA(HierarchicalBackbone):
         self.head_hidden_size = self.head.num_features
         self.apply(_init_weights)
 
-    @staticmethod
-    def make_mixer(dim: int, num_heads: int, **dd: Any) -> nn.Module:
+    def make_mixer(self, dim: int, num_heads: int, **dd: Any) -> nn.Module:
         """The token mixer of a block of ``dim`` channels."""
         return MambaLikeMixer(dim, num_heads, **dd)
 

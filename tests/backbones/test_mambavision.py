@@ -30,7 +30,7 @@ def test_published_counts(name):
     assert sum(p.numel() for p in net.parameters()) == parameters
     classes = count_flops(net, (224, 224)).flops_by_class()
     seen = (classes["linear"] + classes["convolution"]) / 2e9
-    assert seen == pytest.approx(gmacs, rel=0.01, abs=0.06)  # printed with one decimal
+    assert seen == pytest.approx(gmacs, abs=0.1)  # printed with one decimal, at times cut off
     assert classes["attention"] > 0
     assert classes["scan"] > 0
 

@@ -86,40 +86,80 @@ def naive_ssd(mixer, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(out, 1).view_as(x)
 
 
+def depthwise(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """Depthwise convolution of NHWC maps with zeros around them."""
+    reach = weight.shape[-1] // 2
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=reach, groups=len(weight)).permute(0, 2, 3, 1)
+
+
+def turned(x: torch.Tensor, frequencies: list[float]) -> torch.Tensor:
+    """Pairs of channels as complex numbers, the first half turned by the row, the second by the column."""
+    _, H, W, _ = x.shape
+    angles = torch.zeros(H, W, 2 * len(frequencies), dtype=x.dtype)
+    for i, frequency in enumerate(frequencies):
+        angles[..., i] = torch.arange(H, dtype=x.dtype)[:, None] * frequency
+        angles[..., len(frequencies) + i] = torch.arange(W, dtype=x.dtype) * frequency
+    turn = torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
+
+
+def naive_linear_attention(q, k, v, turned_q, turned_k) -> torch.Tensor:
+    """Every pair of tokens of one head, (B, H, W, ·) each."""
+    q, k, turned_q, turned_k = (t.flatten(1, 2) for t in (q, k, turned_q, turned_k))
+    mean = (q @ k.transpose(1, 2)).mean(2, keepdim=True) + 1e-6
+    return ((turned_q @ turned_k.transpose(1, 2)) @ v.flatten(1, 2) / (mean * q.shape[1])).view(v.shape)
+
+
 def naive_mila(mixer, x: torch.Tensor) -> torch.Tensor:
-    """Every pair of tokens, their queries and keys turned channel pair by channel pair."""
-
-    def conv(layer: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
-        image = image.permute(0, 3, 1, 2)
-        return F.conv2d(image, layer.weight, layer.bias, padding=1, groups=image.shape[1]).permute(0, 2, 3, 1)
-
-    v = F.silu(conv(mixer.conv, x))
-    _, H, W, D = x.shape
+    D = x.shape[-1]
+    v = F.silu(depthwise(mixer.conv.weight, mixer.conv.bias, x))
     q, k = (F.elu(t) + 1 for t in (v @ mixer.qk.weight.T + mixer.qk.bias).split(D, -1))
-    quarter = D // 4
-    angles = torch.zeros(H, W, D // 2, dtype=x.dtype)
-    for i in range(quarter):
-        angles[..., i] = torch.arange(H)[:, None] * 10000 ** (-i / quarter)
-        angles[..., quarter + i] = torch.arange(W) * 10000 ** (-i / quarter)
+    frequencies = [10000 ** (-4 * i / D) for i in range(D // 4)]  # over all heads at once
+    parts = (t.chunk(mixer.num_heads, -1) for t in (q, k, v, turned(q, frequencies), turned(k, frequencies)))
+    y = torch.cat([naive_linear_attention(*head) for head in zip(*parts, strict=True)], -1)
+    return y + depthwise(mixer.lepe.weight, mixer.lepe.bias, v)
 
-    def turned(t: torch.Tensor) -> torch.Tensor:
-        return torch.view_as_real(
-            torch.view_as_complex(t.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)
-        ).flatten(-2)
 
-    d = D // mixer.num_heads
+def naive_ravlt(mixer, x: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x @ mixer.qkv.weight.T + mixer.qkv.bias).chunk(3, -1)
+    d = x.shape[-1] // mixer.num_heads
+    frequencies = [10000 ** (-i / (d // 4 - 1)) for i in range(d // 4)]  # of every head
     out = []
-    for h in range(mixer.num_heads):
-        q_h, k_h, v_h, turned_q, turned_k = (
-            t.flatten(1, 2)[..., h * d : (h + 1) * d] for t in (q, k, v, turned(q), turned(k))
-        )
-        mean = (q_h @ k_h.transpose(1, 2)).mean(2, keepdim=True) + 1e-6
-        out.append((turned_q @ turned_k.transpose(1, 2)) @ v_h / (mean * H * W))
-    return torch.cat(out, -1).view(x.shape) + conv(mixer.lepe, v)
+    for q_h, k_h, v_h in zip(*(t.chunk(mixer.num_heads, -1) for t in (F.elu(q) + 1, F.elu(k) + 1, v)), strict=True):
+        scores = (k_h * q_h.mean((1, 2), keepdim=True)).sum(-1) / d**0.5  # (B, H, W)
+        weight = scores.flatten(1).softmax(1).view(scores.shape).unsqueeze(-1)
+        k_h = k_h * weight * scores[0].numel()
+        out.append(naive_linear_attention(q_h, k_h, v_h, turned(q_h, frequencies), turned(k_h, frequencies)))
+    return torch.cat(out, -1) + depthwise(mixer.lepe.weight, mixer.lepe.bias, v)
+
+
+def naive_spatial(mixer, x: torch.Tensor) -> torch.Tensor:
+    """One recurrence over the tokens in rows, then 27 taps of its states, borders repeated."""
+    u = F.silu(depthwise(mixer.conv.weight, mixer.conv.bias, x))
+    _, H, W, _ = u.shape
+    dt, B, C = (u @ mixer.x_proj_weight.T).split([mixer.dt_rank, 1, 1], -1)
+    step = F.softplus(dt @ mixer.dt_proj_weight.T + mixer.dt_bias)
+    state, states = 0.0, []
+    for i in range(H):
+        for j in range(W):
+            state = torch.exp(-step[:, i, j] * mixer.A_log[:, 0].exp()) * state + (step * B * u)[:, i, j]
+            states.append(state)
+    states = torch.stack(states, 1).view_as(u)
+    fused = 0.0
+    for n, dilation in enumerate((1, 3, 5)):
+        for a in range(3):
+            for b in range(3):
+                rows = (torch.arange(H) + (a - 1) * dilation).clamp(0, H - 1)
+                columns = (torch.arange(W) + (b - 1) * dilation).clamp(0, W - 1)
+                tap = mixer.fusion_scale[n] * mixer.fusion_weight[n, :, 0, a, b]
+                fused = fused + tap * states[:, rows][:, :, columns]
+    return mixer.norm(C * fused + mixer.D * u)
 
 
 NAIVE = {
     "mila": naive_mila,
+    "ravlt": naive_ravlt,
+    "spatial": naive_spatial,
     "s6": naive_scan,
     "bis6": naive_scan,
     "ss2d": naive_scan,
