@@ -203,7 +203,9 @@ def test_non_standard_input_channels(name, in_chans):
 
 
 def test_features_only(net):
-    features = timm.create_model(net.default_cfg["architecture"], features_only=True, device="meta")
+    name = net.default_cfg["architecture"]
+    create = shallow if is_large_variant(name) else timm.create_model
+    features = create(name, features_only=True, device="meta")
     side = net.default_cfg["input_size"][-1]
     maps = features(torch.empty(1, 3, side, side, device="meta"))
     info = features.feature_info
@@ -407,7 +409,13 @@ SEQUENCES.remove("transnext_micro")  # a quarter of a billion weights at 800×12
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAMILIES or name.startswith("mambaout") else pytest.param(name, marks=pytest.mark.slow)
+        for name in SEQUENCES
+    ],
+)
 def test_autocast_stays_finite_over_long_sequences(name, dtype, size):
     narrow = {
         "mambavision": {"dim": 16},
