@@ -123,7 +123,7 @@ def test_foreign_broken_and_own_checkpoints(tmp_path):
     with pytest.raises(ValueError, match=r"not a MambaVision checkpoint: expected keys such as.*found layer1\.weight"):
         goldens.create("mambavision_tiny", {"layer1.weight": torch.zeros(1)}, path, **small)
     with pytest.raises(RuntimeError, match=r"Missing key.*stem\."):
-        goldens.create("mambavision_tiny", {"patch_embed.conv_down.0.weight": torch.zeros(1)}, path, **small)
+        goldens.create("mambavision_tiny", {"patch_embed.conv_down.0.weight": torch.zeros(1, 3, 1, 1)}, path, **small)
     ours = timm.create_model("mambavision_tiny", **small).state_dict()
     again = goldens.create("mambavision_tiny", ours, path, **small).state_dict()
     assert all(torch.equal(again[key], value) for key, value in ours.items())

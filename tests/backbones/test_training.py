@@ -16,6 +16,11 @@ SMALL = {"in_chans": 1, "num_classes": 10}
 PYRAMID = {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), **SMALL}
 TOKENS = {"img_size": 56, "patch_size": 8, "embed_dim": 64, "depth": 2, **SMALL}
 NETS = {f"mambaout_femto_{mixer}": PYRAMID for mixer in list_mixers()} | {
+    "mambavision_tiny": {"depths": (1, 1, 2, 2), "dim": 16, **SMALL},
+    "mila_tiny": PYRAMID,
+    "ravlt_tiny": PYRAMID,
+    "spatial_mamba_tiny": PYRAMID,
+    "transnext_micro": {**PYRAMID, "dims": (24, 48, 72, 96)},
     "vmamba_tiny_s1l8": PYRAMID,
     "vim_tiny_patch16_224": {**TOKENS, "stride": 8},
     "vit_tiny_patch16_224_causal": {**TOKENS, "num_heads": 2},

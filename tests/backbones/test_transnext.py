@@ -127,7 +127,7 @@ def test_foreign_broken_and_own_checkpoints(tmp_path):
     with pytest.raises(ValueError, match=r"not a TransNeXt checkpoint: expected keys such as.*found layer1\.weight"):
         goldens.create("transnext_micro", {"layer1.weight": torch.zeros(1)}, path, **small)
     with pytest.raises(RuntimeError, match=r"Missing key.*stem\."):
-        goldens.create("transnext_micro", {"patch_embed1.proj.weight": torch.zeros(1)}, path, **small)
+        goldens.create("transnext_micro", {"patch_embed1.proj.weight": torch.zeros(1, 3, 1, 1)}, path, **small)
     ours = timm.create_model("transnext_micro", **small).state_dict()
     again = goldens.create("transnext_micro", ours, path, **small).state_dict()
     assert all(torch.equal(again[key], value) for key, value in ours.items())
