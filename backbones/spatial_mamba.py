@@ -109,7 +109,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     for key in [key for key in out if key.endswith(f".state_fusion.{_KERNELS[0]}")]:
         fusion = key.removesuffix(_KERNELS[0])
         block = fusion.removesuffix("self_attention.state_fusion.")
-        out[f"{block}mixer.core.fusion_weight"] = torch.stack([out.pop(fusion + name) for name in _KERNELS])
+        out[f"{block}mixer.core.fusion_weight"] = torch.stack([out.pop(fusion + name).squeeze(1) for name in _KERNELS])
     return out
 
 

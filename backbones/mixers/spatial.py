@@ -16,8 +16,6 @@ from ..ops.selective_scan import selective_scan_2d
 from .registry import register_mixer
 from .s6 import ignored_by_torchscript
 
-DILATIONS = (1, 3, 5)
-
 
 @register_notrace_module
 @register_mixer("spatial")
@@ -55,6 +53,7 @@ class SpatialSSM(nn.Module):
         super().__init__()
         self.dt_rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.backend = backend
+        self.dilations = [1, 3, 5]
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
         self.x_proj_weight = nn.Parameter(torch.empty(self.dt_rank + 2, dim, **dd))
@@ -62,8 +61,8 @@ class SpatialSSM(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(dim, **dd))
         self.A_log = nn.Parameter(torch.empty(dim, 1, **dd))
         self.D = nn.Parameter(torch.empty(dim, **dd))
-        self.fusion_weight = nn.Parameter(torch.empty(len(DILATIONS), dim, 1, 3, 3, **dd))
-        self.fusion_scale = nn.Parameter(torch.empty(len(DILATIONS), **dd))
+        self.fusion_weight = nn.Parameter(torch.empty(len(self.dilations), dim, 3, 3, **dd))
+        self.fusion_scale = nn.Parameter(torch.empty(len(self.dilations), **dd))
         self.norm = LayerNorm(dim, eps=1e-5, **dd)
         self.reset_parameters()
 
@@ -105,8 +104,8 @@ class SpatialSSM(nn.Module):
     def fuse(self, states: torch.Tensor) -> torch.Tensor:
         """Weighted sum of three dilated convolutions of the states (B, E, H, W)."""
         fused = torch.zeros_like(states)
-        for i, dilation in enumerate(DILATIONS):
-            weight = self.fusion_scale[i] * self.fusion_weight[i]
+        for i, dilation in enumerate(self.dilations):
+            weight = (self.fusion_scale[i] * self.fusion_weight[i]).unsqueeze(1)  # (E, 1, 3, 3)
             padded = F.pad(states, [dilation, dilation, dilation, dilation], mode="replicate")
             fused = fused + F.conv2d(padded, weight.to(padded.dtype), dilation=dilation, groups=states.shape[1])
         return fused

@@ -151,7 +151,7 @@ def naive_spatial(mixer, x: torch.Tensor) -> torch.Tensor:
             for b in range(3):
                 rows = (torch.arange(H) + (a - 1) * dilation).clamp(0, H - 1)
                 columns = (torch.arange(W) + (b - 1) * dilation).clamp(0, W - 1)
-                tap = mixer.fusion_scale[n] * mixer.fusion_weight[n, :, 0, a, b]
+                tap = mixer.fusion_scale[n] * mixer.fusion_weight[n, :, a, b]
                 fused = fused + tap * states[:, rows][:, :, columns]
     return mixer.norm(C * fused + mixer.D * u)
 

@@ -63,7 +63,7 @@ def test_the_mixer_alone():
         "norm.bias": "out_norm.bias",
     }
     ours = {f"core.{name}": state[official] for name, official in core.items()}
-    kernels = [state[f"state_fusion.{name}"] for name in ("kernel_3", "kernel_3_1", "kernel_3_2")]
+    kernels = [state[f"state_fusion.{name}"].squeeze(1) for name in ("kernel_3", "kernel_3_1", "kernel_3_2")]
     projections = {key: state[key] for key in ("in_proj.weight", "out_proj.weight")}
     mixer.load_state_dict({**ours, "core.fusion_weight": torch.stack(kernels), **projections})
     with torch.no_grad():
