@@ -15,10 +15,9 @@ from .registry import register_mixer
 from .s6 import ignored_by_torchscript
 
 
-def _heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int) -> list[torch.Tensor]:
-    """(B, H, W, D) -> (B, L, heads, D/heads), queries and keys in float32 (float64 stays)."""
-    precise = torch.promote_types(v.dtype, torch.float32)
-    return [t.flatten(1, 2).unflatten(-1, (num_heads, -1)) for t in (q.to(precise), k.to(precise), v)]
+def _heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """(B, H, W, D) -> (B, L, heads, D/heads)."""
+    return x.flatten(1, 2).unflatten(-1, (num_heads, -1))
 
 
 def _turned(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -39,8 +38,9 @@ def rank_augmented_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, 
     R turns channel pairs by row and column. All are (B, H, W, D).
     """
     height, width = v.shape[1:3]
-    q, k, values = _heads(q, k, v, num_heads)
-    q, k = F.elu(q) + 1, F.elu(k) + 1
+    precise = torch.promote_types(v.dtype, torch.float32)
+    q, k = (F.elu(t.to(precise)) + 1 for t in (q, k))
+    q, k, values = (_heads(t, num_heads) for t in (q, k, v))
     scores = (k * q.mean(1, keepdim=True)).sum(-1, keepdim=True) * k.shape[-1] ** -0.5  # (B, L, heads, 1)
     k = k * scores.softmax(1) * k.shape[1]
     y = linear_attention(_turned(q, height, width), _turned(k, height, width), values, normalizer=(q, k))
@@ -51,9 +51,9 @@ def rank_augmented_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, 
 def rotary_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int) -> torch.Tensor:
     """Softmax attention with the same rotations, quadratic in tokens; all are (B, H, W, D)."""
     height, width = v.shape[1:3]
-    q, k, values = _heads(q, k, v, num_heads)
-    q, k = (_turned(t, height, width).to(v.dtype) for t in (q, k))
-    y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, values)))
+    precise = torch.promote_types(v.dtype, torch.float32)
+    q, k = (_turned(_heads(t.to(precise), num_heads), height, width).to(v.dtype) for t in (q, k))
+    y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, _heads(v, num_heads))))
     return y.transpose(1, 2).reshape(v.shape)
 
 
