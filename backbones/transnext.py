@@ -100,8 +100,8 @@ class PositionBias(nn.Module):
     def bias(self, x: torch.Tensor) -> torch.Tensor:
         """(heads, L, P) for the L tokens and P cells of a map (B, H, W, D)."""
         offsets, rows, columns = self.offsets(x)
-        table = self.cpb_fc2(F.relu(self.cpb_fc1(offsets)))  # (H', W', heads): one entry per offset, not per pair
-        pairs = table[rows][:, :, columns].permute(4, 0, 2, 1, 3)  # (heads, H, W, P_h, P_w)
+        table = self.cpb_fc2(F.relu(self.cpb_fc1(offsets))).permute(2, 0, 1)  # (heads, H', W'): per offset, not pair
+        pairs = table[:, rows][..., columns].transpose(2, 3)  # (heads, H, W, P_h, P_w)
         return self.resized(pairs, x).flatten(3).flatten(1, 2)
 
     @ignored_by_torchscript
@@ -178,26 +178,26 @@ class AggregatedAttention(PositionBias):
         q = F.normalize(self.heads(self.q(x.flatten(1, 2))), dim=-1)  # (B, heads, L, d)
         near_k, near_v = self.kv(x).chunk(2, dim=-1)
         near_k = F.normalize(near_k.unflatten(-1, (self.num_heads, -1)), dim=-1).flatten(-2)
-        near_k, near_v = self.neighbours(near_k), self.neighbours(near_v)  # (B, heads, L, d, 9)
+        near_k, near_v = self.neighbours(near_k), self.neighbours(near_v)  # (B, heads, L, 9, d)
         far_k, far_v = self.kv(self.pooled(x)).chunk(2, dim=-1)
         far_k, far_v = F.normalize(self.heads(far_k), dim=-1), self.heads(far_v)  # (B, heads, P, d)
 
-        inside = self.neighbours(torch.ones_like(x[:1, :, :, : self.num_heads]))[0, :, :, 0]  # (heads, L, 9)
+        inside = self.neighbours(torch.ones_like(x[:1, :, :, : self.num_heads]))[0, ..., 0]  # (heads, L, 9)
         sharp = self.sharpened(q, inside.sum(-1, keepdim=True) + far_k.shape[2])
-        near = (sharp.unsqueeze(-2) @ near_k.to(sharp.dtype)).squeeze(-2) + self.relative_pos_bias_local.unsqueeze(1)
+        near = (near_k.to(sharp.dtype) @ sharp.unsqueeze(-1)).squeeze(-1) + self.relative_pos_bias_local.unsqueeze(1)
         near = near.masked_fill(inside == 0, float("-inf"))
         far = sharp @ far_k.transpose(2, 3).to(sharp.dtype) + self.bias(x)
         weights = torch.cat((near, far), dim=-1).softmax(-1)
         near, far = weights[..., :9], weights[..., 9:]
         near = near + (q @ self.learnable_tokens.to(q.dtype) + self.learnable_bias)
-        y = (near_v @ near.unsqueeze(-1).to(near_v.dtype)).squeeze(-1) + far.to(far_v.dtype) @ far_v
+        y = (near.unsqueeze(-2).to(near_v.dtype) @ near_v).squeeze(-2) + far.to(far_v.dtype) @ far_v
         return self.proj(y.transpose(1, 2).flatten(2)).view(x.shape)
 
     def neighbours(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, heads·d) -> (B, heads, L, d, 9): the 3×3 tokens around each, row by row, zeros outside."""
+        """(B, H, W, heads·d) -> (B, heads, L, 9, d): the 3×3 tokens around each, row by row, zeros outside."""
         windows = F.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)  # (B, H, W, heads·d, 3, 3), a view
-        windows = windows.unflatten(3, (self.num_heads, -1)).permute(0, 3, 1, 2, 4, 5, 6)
-        return windows.flatten(5).flatten(2, 3)
+        windows = windows.unflatten(3, (self.num_heads, -1)).permute(0, 3, 1, 2, 5, 6, 4)
+        return windows.flatten(4, 5).flatten(2, 3)
 
     def pooled(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, D) -> (B, P, D)."""
